@@ -1,0 +1,207 @@
+//! The promises of the registry, each through a real gRPC server and client on loopback.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod change;
+mod find;
+mod health;
+mod limit;
+mod register;
+mod secret;
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use intellirouter_proto::intellirouter::model_registry::v1 as pb;
+use pb::model_registry_service_client::ModelRegistryServiceClient;
+use pb::model_registry_service_server::ModelRegistryServiceServer;
+use pb::{ConnectorConfig, ModelMetadata};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Channel, Server};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::{ModelRegistry, RegistrySettings};
+
+type Client = ModelRegistryServiceClient<Channel>;
+
+/// A clock that never shows the same time twice.
+fn ticking() -> SystemTime {
+    static TICKS: AtomicU64 = AtomicU64::new(1);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(TICKS.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A client of an empty registry of its own.
+async fn client(settings: RegistrySettings) -> Client {
+    let mut registry = ModelRegistry::new(settings);
+    registry.clock = ticking;
+    serve(registry).await
+}
+
+async fn serve(registry: ModelRegistry) -> Client {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = Server::builder().add_service(ModelRegistryServiceServer::new(registry));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    Client::connect(url).await.unwrap()
+}
+
+async fn default_client() -> Client {
+    client(RegistrySettings::default()).await
+}
+
+/// The least that can be registered.
+fn model(id: &str) -> ModelMetadata {
+    ModelMetadata {
+        id: id.to_owned(),
+        name: "A model".to_owned(),
+        provider: "acme".to_owned(),
+        ..Default::default()
+    }
+}
+
+fn with_connector(id: &str, connector: ConnectorConfig) -> ModelMetadata {
+    ModelMetadata {
+        connector_config: Some(connector),
+        ..model(id)
+    }
+}
+
+fn connector(kind: &str, url: &str, key: &str) -> ConnectorConfig {
+    ConnectorConfig {
+        r#type: kind.to_owned(),
+        endpoint_url: url.to_owned(),
+        api_key: key.to_owned(),
+        ..Default::default()
+    }
+}
+
+async fn register(client: &mut Client, model: ModelMetadata) -> Result<ModelMetadata, Status> {
+    let request = pb::RegisterModelRequest {
+        context: None,
+        metadata: Some(model),
+    };
+    Ok(client
+        .register_model(request)
+        .await?
+        .into_inner()
+        .metadata
+        .unwrap())
+}
+
+async fn update(client: &mut Client, model: ModelMetadata) -> Result<ModelMetadata, Status> {
+    let request = pb::UpdateModelRequest {
+        context: None,
+        metadata: Some(model),
+    };
+    Ok(client
+        .update_model(request)
+        .await?
+        .into_inner()
+        .metadata
+        .unwrap())
+}
+
+async fn get(client: &mut Client, id: &str) -> Result<ModelMetadata, Status> {
+    let request = pb::GetModelRequest {
+        context: None,
+        model_id: id.to_owned(),
+    };
+    Ok(client
+        .get_model(request)
+        .await?
+        .into_inner()
+        .metadata
+        .unwrap())
+}
+
+async fn remove(client: &mut Client, id: &str) -> Result<ModelMetadata, Status> {
+    let request = pb::RemoveModelRequest {
+        context: None,
+        model_id: id.to_owned(),
+    };
+    Ok(client
+        .remove_model(request)
+        .await?
+        .into_inner()
+        .metadata
+        .unwrap())
+}
+
+async fn list(client: &mut Client) -> Result<Vec<ModelMetadata>, Status> {
+    let request = pb::ListModelsRequest { context: None };
+    Ok(client.list_models(request).await?.into_inner().models)
+}
+
+async fn find(client: &mut Client, filter: pb::ModelFilter) -> Result<Vec<ModelMetadata>, Status> {
+    let request = pb::FindModelsRequest {
+        context: None,
+        filter: Some(filter),
+    };
+    Ok(client.find_models(request).await?.into_inner().models)
+}
+
+async fn set_status(
+    client: &mut Client,
+    id: &str,
+    status: i32,
+    reason: &str,
+) -> Result<ModelMetadata, Status> {
+    let request = pb::UpdateModelStatusRequest {
+        context: None,
+        model_id: id.to_owned(),
+        status,
+        reason: reason.to_owned(),
+    };
+    Ok(client
+        .update_model_status(request)
+        .await?
+        .into_inner()
+        .metadata
+        .unwrap())
+}
+
+async fn check(
+    client: &mut Client,
+    id: &str,
+    timeout_ms: u32,
+) -> Result<pb::CheckModelHealthResponse, Status> {
+    let model_id = id.to_owned();
+    let request = pb::CheckModelHealthRequest {
+        context: None,
+        model_id,
+        timeout_ms,
+    };
+    Ok(client.check_model_health(request).await?.into_inner())
+}
+
+fn ids(models: &[ModelMetadata]) -> Vec<&str> {
+    models.iter().map(|model| model.id.as_str()).collect()
+}
+
+/// The fields that an INVALID_ARGUMENT names.
+#[track_caller]
+fn faulty_fields(status: &Status) -> Vec<String> {
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let details = status.get_error_details();
+    let faults = &details.bad_request().unwrap().field_violations;
+    faults
+        .iter()
+        .for_each(|fault| assert!(!fault.description.is_empty()));
+    faults.iter().map(|fault| fault.field.clone()).collect()
+}
+
+/// The error is about this model, and says so in its details.
+#[track_caller]
+fn assert_about_model(status: &Status, code: Code, id: &str) {
+    assert_eq!(status.code(), code, "{status:?}");
+    let details = status.get_error_details();
+    let resource = details.resource_info().unwrap();
+    assert_eq!(resource.resource_name, id);
+    assert_eq!(
+        resource.resource_type,
+        "intellirouter.model_registry.v1.Model"
+    );
+}

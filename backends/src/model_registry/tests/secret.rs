@@ -1,0 +1,145 @@
+use super::super::store::Store;
+use super::*;
+
+const KEY: &str = "sk-very-secret";
+const URL: &str = "https://models.example/v1";
+
+fn keyed() -> ModelMetadata {
+    with_connector("m", connector("openai", URL, KEY))
+}
+
+fn store_with_key() -> Store {
+    let store = Store::new(10, 1 << 20);
+    store.insert(keyed(), ticking().into()).unwrap();
+    store
+}
+
+#[track_caller]
+fn assert_blank(model: &ModelMetadata) {
+    let connector = model.connector_config.as_ref().unwrap();
+    assert_eq!(
+        (connector.r#type.as_str(), connector.api_key.as_str()),
+        ("openai", "")
+    );
+}
+
+#[tokio::test]
+async fn no_answer_carries_an_api_key() {
+    let mut client = default_client().await;
+    assert_blank(&register(&mut client, keyed()).await.unwrap());
+    assert_blank(&get(&mut client, "m").await.unwrap());
+    assert_blank(&update(&mut client, keyed()).await.unwrap());
+    assert_blank(&set_status(&mut client, "m", 2, "").await.unwrap());
+    assert_blank(&list(&mut client).await.unwrap()[0]);
+    assert_blank(&find(&mut client, pb::ModelFilter::default()).await.unwrap()[0]);
+    assert_blank(&remove(&mut client, "m").await.unwrap());
+}
+
+#[test]
+fn a_key_is_kept_apart_from_the_model() {
+    let store = store_with_key();
+    assert_eq!(store.api_key("m").as_deref(), Some(KEY));
+    assert_blank(&store.get("m").unwrap());
+}
+
+#[test]
+fn an_update_with_an_empty_key_keeps_the_recorded_one() {
+    let store = store_with_key();
+    let read = ModelMetadata::clone(&store.get("m").unwrap());
+    store
+        .replace(
+            ModelMetadata {
+                name: "New".to_owned(),
+                ..read
+            },
+            ticking().into(),
+        )
+        .unwrap();
+    assert_eq!(store.api_key("m").as_deref(), Some(KEY));
+    assert_blank(&store.get("m").unwrap());
+}
+
+#[test]
+fn an_update_with_a_key_replaces_the_recorded_one() {
+    let store = store_with_key();
+    let change = with_connector("m", connector("openai", URL, "another"));
+    store.replace(change, ticking().into()).unwrap();
+    assert_eq!(store.api_key("m").as_deref(), Some("another"));
+}
+
+#[test]
+fn an_update_without_a_connector_drops_the_key() {
+    let store = store_with_key();
+    store.replace(model("m"), ticking().into()).unwrap();
+    assert_eq!(store.api_key("m").as_deref(), Some(""));
+}
+
+#[tokio::test]
+async fn a_key_does_not_follow_to_another_endpoint() {
+    let mut client = default_client().await;
+    let before = register(&mut client, keyed()).await.unwrap();
+    for moved in [
+        connector("openai", "https://elsewhere.example", ""),
+        connector("local", URL, ""),
+    ] {
+        let status = update(&mut client, with_connector("m", moved))
+            .await
+            .unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        let details = status.get_error_details();
+        let unmet = &details.precondition_failure().unwrap().violations[0];
+        assert_eq!(unmet.subject, "metadata.connector_config.api_key");
+        assert_eq!(get(&mut client, "m").await.unwrap(), before);
+    }
+    let with_key = connector("openai", "https://elsewhere.example", KEY);
+    update(&mut client, with_connector("m", with_key))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_model_that_has_no_key_may_move_without_one() {
+    let mut client = default_client().await;
+    register(
+        &mut client,
+        with_connector("m", connector("openai", URL, "")),
+    )
+    .await
+    .unwrap();
+    let moved = connector("openai", "https://elsewhere.example", "");
+    update(&mut client, with_connector("m", moved))
+        .await
+        .unwrap();
+}
+
+#[test]
+fn debug_output_shows_no_key() {
+    let registry = ModelRegistry::new(RegistrySettings::default());
+    registry.store.insert(keyed(), ticking().into()).unwrap();
+    let shown = format!("{registry:?}");
+    assert!(shown.contains("models: 1"), "{shown}");
+    assert!(!shown.contains(KEY), "{shown}");
+}
+
+#[tokio::test]
+async fn errors_show_no_key() {
+    let mut client = default_client().await;
+    register(&mut client, keyed()).await.unwrap();
+    let bad = connector(&"x".repeat(65), "not a url", KEY);
+    let errors = [
+        register(&mut client, keyed()).await.unwrap_err(),
+        update(&mut client, with_connector("m", bad))
+            .await
+            .unwrap_err(),
+        update(
+            &mut client,
+            with_connector("n", connector("local", "", KEY)),
+        )
+        .await
+        .unwrap_err(),
+    ];
+    for status in errors {
+        assert!(!format!("{status:?}").contains(KEY));
+        assert!(!String::from_utf8_lossy(status.details()).contains(KEY));
+    }
+}

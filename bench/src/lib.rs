@@ -1,0 +1,25 @@
+//! What the benchmark's binaries share: TLS, sockets, the shape of the messages.
+//!
+//! Owns: the fixed sizes of the workloads and how a listener and its TLS are
+//! made, so that backend and prototypes differ in nothing but what is measured.
+//! Does not own: the runner, the peers' configs and the figures (`bench/run`).
+//! Fails with a boxed error that names the file or the address; the binaries
+//! print it and exit 1.
+
+pub mod net;
+pub mod paced;
+pub mod proxy;
+pub mod tls;
+pub mod wire;
+
+/// Any failure of a benchmark binary; printed, then exit code 1.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Flow-control window of one stream, in bytes (1 MiB).
+pub const STREAM_WINDOW: u32 = 1 << 20;
+
+/// Flow-control window of one connection, in bytes (16 MiB).
+pub const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Concurrent streams that a benchmark server allows on one connection.
+pub const MAX_STREAMS: u32 = 4096;

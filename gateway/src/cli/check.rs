@@ -1,0 +1,35 @@
+//! `intellirouter check --config F`
+
+use std::path::PathBuf;
+
+use super::{Failure, control_runtime};
+use crate::Config;
+use crate::gateway::{Gateway, descriptors};
+
+#[derive(clap::Args)]
+pub(super) struct Check {
+    /// The config file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl Check {
+    /// The same steps as a start, without binding a port. A store that is
+    /// away is no fault of the config.
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let config = Config::load(&self.config).map_err(Failure::usage)?;
+        let file = self.config.display();
+        let gateway = control_runtime()?.block_on(async {
+            let gateway = Gateway::new(config).await?;
+            gateway.tls()?;
+            Ok::<_, crate::StartError>(gateway)
+        });
+        let gateway = gateway.map_err(|error| Failure::usage(format!("{file}: {error}")))?;
+        let descriptors = descriptors(&gateway.config)?;
+        for method in gateway.routes.uncovered(&descriptors) {
+            println!("{file}: {method}: no rule lets anybody call this method");
+        }
+        println!("{file}: ok");
+        Ok(())
+    }
+}

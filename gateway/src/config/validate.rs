@@ -1,0 +1,459 @@
+//! From the text's shape to checked values. Every fault is reported and a
+//! harmless stand-in goes on, so that the next fault is found too; a config
+//! with a fault never leaves this module.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use intellirouter::events::ChannelPattern;
+
+use super::faults::Source;
+use super::file::{
+    FileAuth, FileConfig, FileEventRule, FileEvents, FileKey, FileLimits, FileRoute, FileUpstream,
+};
+use super::{
+    AuthConfig, Config, CorsConfig, EndpointConfig, EventRule, EventsConfig, IdentityConfig,
+    KeyConfig, KeySource, LimitsConfig, ListenConfig, LogConfig, RouteConfig, UpstreamConfig,
+    UpstreamTls,
+};
+
+/// What a `[[routes]]` entry names as upstream for the gateway's own services.
+const OWN_SERVICES: &str = "gateway";
+const ALGORITHMS: &[&str] = &[
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256",
+    "ES384", "EdDSA",
+];
+
+pub(super) struct Validate<'s, 'a> {
+    pub(super) source: &'s mut Source<'a>,
+    pub(super) base: &'s Path,
+}
+
+impl Validate<'_, '_> {
+    pub(super) fn config(&mut self, file: FileConfig) -> Config {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let upstreams: Vec<_> =
+            file.upstreams.into_iter().enumerate().map(|(i, u)| self.upstream(i, u)).collect();
+        self.unique_names(&upstreams);
+        Config {
+            listen: ListenConfig {
+                address: self.address("listen.address", file.listen.address, "0.0.0.0:8443"),
+                cert_file: self.file("listen.cert_file", file.listen.cert_file),
+                key_file: self.file("listen.key_file", file.listen.key_file),
+            },
+            workers: self.number("workers.count", file.workers.count, cores, 1, 256),
+            admin: self.address("admin.address", file.admin.address, "127.0.0.1:9901"),
+            log: self.log(file.log.level, file.log.format, file.log.access),
+            limits: self.limits(file.limits),
+            auth: self.auth(file.auth),
+            identity: IdentityConfig {
+                key_file: self.file("identity.key_file", file.identity.key_file),
+                issuer: file.identity.issuer.unwrap_or_else(|| "intellirouter-gateway".into()),
+                lifetime: self.duration("identity.lifetime", file.identity.lifetime, (60, 5, 60)),
+            },
+            events: self.events(file.events),
+            cors: CorsConfig {
+                origins: self.origins(file.cors.origins),
+                expose_headers: self.header_names(file.cors.expose_headers),
+                max_age: self.duration("cors.max_age", file.cors.max_age, (7200, 0, 86_400)),
+            },
+            descriptor_files: file
+                .descriptors
+                .files
+                .into_iter()
+                .enumerate()
+                .map(|(i, path)| self.file(&format!("descriptors.files[{i}]"), Some(path)))
+                .collect(),
+            routes: self.routes(file.routes, &upstreams),
+            upstreams,
+        }
+    }
+
+    fn log(
+        &mut self,
+        level: Option<String>,
+        format: Option<String>,
+        access: Option<bool>,
+    ) -> LogConfig {
+        let level = level.unwrap_or_else(|| "info".into());
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
+            self.source.fault("log.level", format!("expected a filter such as \"info\": {error}"));
+        }
+        let json = match format.as_deref() {
+            None | Some("text") => false,
+            Some("json") => true,
+            Some(other) => {
+                let message = format!("expected \"text\" or \"json\", found \"{other}\"");
+                self.source.fault("log.format", message);
+                false
+            }
+        };
+        LogConfig { level, json, access: access.unwrap_or(true) }
+    }
+
+    fn limits(&mut self, file: FileLimits) -> LimitsConfig {
+        let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        LimitsConfig {
+            connections: self.number("limits.connections", file.connections, 10_000, 1, 1_000_000),
+            open_calls: self.number("limits.open_calls", file.open_calls, 20_000, 1, 10_000_000),
+            streams_per_connection: small(self.number(
+                "limits.streams_per_connection",
+                file.streams_per_connection,
+                200,
+                1,
+                100_000,
+            )),
+            header_bytes: small(self.number(
+                "limits.header_bytes",
+                file.header_bytes,
+                32 * 1024,
+                1024,
+                1024 * 1024,
+            )),
+            handshake_timeout: self.duration(
+                "limits.handshake_timeout",
+                file.handshake_timeout,
+                (10, 1, 120),
+            ),
+            stall_timeout: self.duration("limits.stall_timeout", file.stall_timeout, (30, 1, 600)),
+            drain_timeout: self.duration("limits.drain_timeout", file.drain_timeout, (20, 0, 3600)),
+        }
+    }
+
+    fn auth(&mut self, file: FileAuth) -> AuthConfig {
+        if file.keys.is_empty() {
+            self.source.fault("auth.keys", "missing; without a key no token can be verified");
+        }
+        AuthConfig {
+            issuer: file.issuer.unwrap_or_else(|| "intellirouter".into()),
+            audience: file.audience.unwrap_or_else(|| "intellirouter-services".into()),
+            leeway: self.duration("auth.leeway", file.leeway, (0, 0, 300)),
+            keys: file
+                .keys
+                .into_iter()
+                .enumerate()
+                .filter_map(|(i, key)| self.key(&format!("auth.keys[{i}]"), key))
+                .collect(),
+        }
+    }
+
+    fn key(&mut self, at: &str, file: FileKey) -> Option<KeyConfig> {
+        let Some(algorithm) = file.algorithm else {
+            self.source.fault(at, "algorithm: missing");
+            return None;
+        };
+        if !ALGORITHMS.contains(&algorithm.as_str()) {
+            let expected = ALGORITHMS.join(", ");
+            self.source.fault(&format!("{at}.algorithm"), format!("expected one of {expected}"));
+            return None;
+        }
+        let source = match (file.secret_file, file.secret_env, file.public_key_file) {
+            (Some(path), None, None) => {
+                KeySource::SecretFile(self.file(&format!("{at}.secret_file"), Some(path)))
+            }
+            (None, Some(name), None) => {
+                if std::env::var_os(&name).is_none() {
+                    let message = format!("the environment variable {name} is not set");
+                    self.source.fault(&format!("{at}.secret_env"), message);
+                }
+                KeySource::SecretEnv(name)
+            }
+            (None, None, Some(path)) => {
+                KeySource::PublicKeyFile(self.file(&format!("{at}.public_key_file"), Some(path)))
+            }
+            _ => {
+                let message = "expected exactly one of secret_file, secret_env, public_key_file";
+                self.source.fault(at, message);
+                return None;
+            }
+        };
+        let symmetric = algorithm.starts_with("HS");
+        if symmetric == matches!(source, KeySource::PublicKeyFile(_)) {
+            let expected = if symmetric { "a secret" } else { "public_key_file" };
+            self.source.fault(at, format!("{algorithm} needs {expected}"));
+        }
+        Some(KeyConfig { algorithm, kid: file.kid, source })
+    }
+
+    fn events(&mut self, file: FileEvents) -> EventsConfig {
+        let store = file.store.unwrap_or_else(|| "memory:".into());
+        let known = store == "memory:"
+            || url::Url::parse(&store)
+                .is_ok_and(|url| matches!(url.scheme(), "redis" | "rediss") && url.has_host());
+        if !known {
+            self.source.fault("events.store", "expected \"memory:\", \"redis://HOST:PORT\" or \"rediss://HOST:PORT\"");
+        }
+        let mib = 1024 * 1024;
+        EventsConfig {
+            store,
+            ca_file: file.ca_file.map(|path| self.file("events.ca_file", Some(path))),
+            retain_bytes: self.number("events.retain_bytes", file.retain_bytes, 64 * mib, mib, 64 << 30),
+            retain_age: self.duration("events.retain_age", file.retain_age, (3600, 1, 7 * 86_400)),
+            payload_bytes: self.number("events.payload_bytes", file.payload_bytes, mib, 1, 16 * mib),
+            publish_timeout: self.duration("events.publish_timeout", file.publish_timeout, (2, 1, 60)),
+            heartbeat: self.duration("events.heartbeat", file.heartbeat, (15, 1, 300)),
+            lag_bytes: self.number("events.lag_bytes", file.lag_bytes, 8 * mib, 64 * 1024, 1 << 40) as u64,
+            rules: file
+                .rules
+                .into_iter()
+                .enumerate()
+                .map(|(i, rule)| self.event_rule(&format!("events.rules[{i}]"), rule))
+                .collect(),
+        }
+    }
+
+    fn event_rule(&mut self, at: &str, file: FileEventRule) -> EventRule {
+        if file.roles.is_empty() {
+            self.source.fault(at, "roles: missing; the rule would hold for nobody");
+        }
+        EventRule {
+            roles: file.roles,
+            subscribe: self.patterns(&format!("{at}.subscribe"), &file.subscribe),
+            publish: self.patterns(&format!("{at}.publish"), &file.publish),
+        }
+    }
+
+    fn patterns(&mut self, at: &str, texts: &[String]) -> Vec<ChannelPattern> {
+        let mut patterns = Vec::with_capacity(texts.len());
+        for (i, text) in texts.iter().enumerate() {
+            match ChannelPattern::parse(text) {
+                Ok(pattern) => patterns.push(pattern),
+                Err(error) => self.source.fault(&format!("{at}[{i}]"), error.to_string()),
+            }
+        }
+        patterns
+    }
+
+    fn upstream(&mut self, i: usize, file: FileUpstream) -> UpstreamConfig {
+        let at = format!("upstreams[{i}]");
+        let name = file.name.unwrap_or_default();
+        if name.is_empty() || name == OWN_SERVICES {
+            self.source.fault(&at, format!("name: expected a name other than \"{OWN_SERVICES}\""));
+        }
+        if file.endpoints.is_empty() {
+            self.source.fault(&at, "endpoints: missing; expected at least one URL");
+        }
+        let endpoints: Vec<_> = file
+            .endpoints
+            .iter()
+            .enumerate()
+            .filter_map(|(j, url)| self.endpoint(&format!("{at}.endpoints[{j}]"), url))
+            .collect();
+        let tls = endpoints.iter().any(|endpoint| endpoint.tls).then(|| {
+            let client = match (file.cert_file, file.key_file) {
+                (Some(cert), Some(key)) => Some((
+                    self.file(&format!("{at}.cert_file"), Some(cert)),
+                    self.file(&format!("{at}.key_file"), Some(key)),
+                )),
+                (None, None) => None,
+                _ => {
+                    self.source.fault(&at, "expected cert_file and key_file together, or neither");
+                    None
+                }
+            };
+            UpstreamTls {
+                ca_file: self.file(&format!("{at}.ca_file"), file.ca_file),
+                client,
+                server_name: file.server_name,
+            }
+        });
+        let connect_timeout =
+            self.duration(&format!("{at}.connect_timeout"), file.connect_timeout, (3, 1, 60));
+        UpstreamConfig { name, endpoints, connect_timeout, tls }
+    }
+
+    fn endpoint(&mut self, at: &str, text: &str) -> Option<EndpointConfig> {
+        let expected = "expected \"https://HOST:PORT\" or \"http://HOST:PORT\"";
+        let url = match url::Url::parse(text) {
+            Ok(url) => url,
+            Err(error) => {
+                self.source.fault(at, format!("{expected}: {error}"));
+                return None;
+            }
+        };
+        let tls = match url.scheme() {
+            "https" => true,
+            "http" => false,
+            other => {
+                self.source.fault(at, format!("{expected}, found scheme \"{other}\""));
+                return None;
+            }
+        };
+        let plain = matches!(url.path(), "" | "/") && url.query().is_none() && url.username().is_empty();
+        match (url.host_str(), url.port_or_known_default()) {
+            (Some(host), Some(port)) if plain => {
+                let host = host.trim_matches(['[', ']']).to_owned();
+                Some(EndpointConfig { host, port, tls })
+            }
+            _ => {
+                self.source.fault(at, format!("{expected} and nothing after it"));
+                None
+            }
+        }
+    }
+
+    fn unique_names(&mut self, upstreams: &[UpstreamConfig]) {
+        for (i, upstream) in upstreams.iter().enumerate() {
+            if upstreams[..i].iter().any(|other| other.name == upstream.name) {
+                let message = format!("\"{}\" is taken by an upstream above", upstream.name);
+                self.source.fault(&format!("upstreams[{i}].name"), message);
+            }
+        }
+    }
+
+    fn routes(&mut self, files: Vec<FileRoute>, upstreams: &[UpstreamConfig]) -> Vec<RouteConfig> {
+        let mut routes: Vec<RouteConfig> = Vec::with_capacity(files.len());
+        for (i, file) in files.into_iter().enumerate() {
+            let at = format!("routes[{i}]");
+            let pattern = file.pattern.unwrap_or_default();
+            if let Err(expected) = check_pattern(&pattern) {
+                self.source.fault(&format!("{at}.match"), expected);
+            } else if routes.iter().any(|route| route.pattern == pattern) {
+                self.source.fault(&format!("{at}.match"), "a route above has the same match");
+            }
+            let upstream = self.upstream_of(&at, file.upstream, upstreams);
+            if file.public && file.roles.is_some() {
+                self.source.fault(&at, "expected either public = true or roles, not both");
+            }
+            if file.roles.as_ref().is_some_and(Vec::is_empty) {
+                self.source.fault(&format!("{at}.roles"), "empty; name a role, or \"*\" for any caller with a valid token");
+            }
+            let timeout = file
+                .timeout
+                .map(|text| self.duration(&format!("{at}.timeout"), Some(text), (0, 0, 86_400)));
+            routes.push(RouteConfig {
+                pattern,
+                upstream,
+                roles: file.roles,
+                public: file.public,
+                timeout,
+                forward_authorization: file.forward_authorization,
+            });
+        }
+        routes
+    }
+
+    fn upstream_of(
+        &mut self,
+        at: &str,
+        name: Option<String>,
+        upstreams: &[UpstreamConfig],
+    ) -> Option<usize> {
+        let Some(name) = name else {
+            self.source.fault(at, "upstream: missing");
+            return None;
+        };
+        let found = upstreams.iter().position(|upstream| upstream.name == name);
+        if found.is_none() && name != OWN_SERVICES {
+            let known: Vec<_> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+            let message = format!("no upstream is named \"{name}\"; there are: {}", known.join(", "));
+            self.source.fault(&format!("{at}.upstream"), message);
+        }
+        found
+    }
+
+    fn origins(&mut self, origins: Vec<String>) -> Vec<String> {
+        for (i, origin) in origins.iter().enumerate() {
+            let plain = url::Url::parse(origin)
+                .is_ok_and(|url| url.origin().ascii_serialization() == *origin);
+            if !plain {
+                let message = "expected scheme and host alone, such as \"https://app.example\"";
+                self.source.fault(&format!("cors.origins[{i}]"), message);
+            }
+        }
+        origins
+    }
+
+    fn header_names(&mut self, names: Vec<String>) -> Vec<String> {
+        for (i, name) in names.iter().enumerate() {
+            if http::HeaderName::try_from(name.as_str()).is_err() {
+                self.source.fault(&format!("cors.expose_headers[{i}]"), "expected a header name");
+            }
+        }
+        names
+    }
+
+    fn address(&mut self, at: &str, text: Option<String>, default: &str) -> SocketAddr {
+        let fallback = SocketAddr::from(([127, 0, 0, 1], 0));
+        match text.as_deref().unwrap_or(default).parse() {
+            Ok(address) => address,
+            Err(_) => {
+                self.source.fault(at, "expected ADDRESS:PORT, such as \"127.0.0.1:8443\"");
+                fallback
+            }
+        }
+    }
+
+    /// A path that must lead to a readable file.
+    fn file(&mut self, at: &str, path: Option<String>) -> PathBuf {
+        let Some(path) = path else {
+            self.source.fault(at, "missing");
+            return PathBuf::new();
+        };
+        let path = self.base.join(path);
+        if let Err(error) = std::fs::File::open(&path) {
+            self.source.fault(at, format!("{}: {error}", path.display()));
+        }
+        path
+    }
+
+    fn number(&mut self, at: &str, given: Option<u64>, default: usize, min: usize, max: usize) -> usize {
+        let Some(given) = given else { return default };
+        match usize::try_from(given) {
+            Ok(n) if (min..=max).contains(&n) => n,
+            _ => {
+                self.source.fault(at, format!("expected {min} to {max}, found {given}"));
+                default
+            }
+        }
+    }
+
+    /// `bounds` are default, least and most, in seconds.
+    fn duration(&mut self, at: &str, given: Option<String>, bounds: (u64, u64, u64)) -> Duration {
+        let (default, min, max) = bounds;
+        let default = Duration::from_secs(default);
+        let Some(text) = given else { return default };
+        match parse_duration(&text) {
+            Some(d) if (Duration::from_secs(min)..=Duration::from_secs(max)).contains(&d) => d,
+            Some(_) => {
+                self.source.fault(at, format!("expected {min}s to {max}s, found \"{text}\""));
+                default
+            }
+            None => {
+                let message = format!("expected a number with ms, s, m or h, found \"{text}\"");
+                self.source.fault(at, message);
+                default
+            }
+        }
+    }
+}
+
+/// `250ms`, `30s`, `5m` or `1h`.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+    let split = text.find(|c: char| !c.is_ascii_digit())?;
+    let number: u64 = text[..split].parse().ok()?;
+    let millis = match &text[split..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.checked_mul(millis)?))
+}
+
+/// `/package.Service/Method`, `/package.Service/*` or `/package.*`.
+fn check_pattern(pattern: &str) -> Result<(), &'static str> {
+    let expected = "expected \"/package.Service/Method\", \"/package.Service/*\" or \"/package.*\"";
+    let rest = pattern.strip_prefix('/').ok_or(expected)?;
+    let word = |text: &str| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    let dotted = |text: &str| text.split('.').all(word);
+    let good = match rest.split_once('/') {
+        Some((service, method)) => dotted(service) && (method == "*" || word(method)),
+        None => rest.strip_suffix(".*").is_some_and(dotted),
+    };
+    if good { Ok(()) } else { Err(expected) }
+}

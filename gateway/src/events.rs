@@ -1,0 +1,123 @@
+//! Events out of the gateway and into it: server-sent events, NDJSON and the
+//! gRPC `EventService`, over one log.
+//!
+//! Owns who may read and publish which channel, the framing, and the life of a
+//! stream. Does not own the log: that is [`intellirouter::events`]. A stream
+//! keeps no queue of its own but a cursor into the log, so a slow reader costs
+//! one frame in flight and what its connection's windows allow.
+
+mod access;
+mod frames;
+mod grpc;
+mod http;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{Request, Response};
+use intellirouter::IpcError;
+use intellirouter::events::{EventLog, LogSettings, PublishError, SubscribeError};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use crate::body::Body;
+use crate::config::EventsConfig;
+use crate::gateway::Gateway;
+use crate::layers::authenticate::Identity;
+use crate::reply::Reply;
+use crate::telemetry::Telemetry;
+
+pub(crate) use grpc::EventApi;
+pub(crate) use http::EventBody;
+
+/// What all event streams share.
+pub(crate) struct EventPlane {
+    log: Arc<dyn EventLog>,
+    config: EventsConfig,
+    telemetry: Arc<Telemetry>,
+    drain: CancellationToken,
+}
+
+impl EventPlane {
+    pub(crate) async fn open(
+        config: &EventsConfig,
+        telemetry: Arc<Telemetry>,
+        drain: CancellationToken,
+    ) -> Result<Arc<Self>, IpcError> {
+        let settings = LogSettings {
+            retain_bytes: config.retain_bytes,
+            retain_age: config.retain_age,
+            max_payload: config.payload_bytes,
+            publish_timeout: config.publish_timeout,
+            ca_file: config.ca_file.clone(),
+            ..LogSettings::default()
+        };
+        let log = intellirouter::events::open(&config.store, settings).await?;
+        Ok(Arc::new(Self { log, config: config.clone(), telemetry, drain }))
+    }
+
+    /// Puts the log's own counters into the metrics; called before each scrape.
+    pub(crate) fn observe(&self) {
+        let status = self.log.status();
+        let telemetry = &self.telemetry;
+        telemetry.store_connected.set(i64::from(status.connected));
+        let recorded = status.recorded.saturating_sub(telemetry.events_recorded.get());
+        telemetry.events_recorded.inc_by(recorded);
+        let ignored = status.ignored.saturating_sub(telemetry.events_ignored.get());
+        telemetry.events_ignored.inc_by(ignored);
+    }
+
+    /// How the store is doing, in words without credentials.
+    pub(crate) fn status(&self) -> String {
+        let status = self.log.status();
+        let state = if status.connected { "connected" } else { "away" };
+        format!("event store {state}: {}", status.detail)
+    }
+}
+
+/// Answers `/events` and what is below it.
+pub(crate) async fn serve(
+    gateway: &Gateway,
+    caller: Arc<Identity>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Reply> {
+    http::serve(&gateway.events, caller, request).await
+}
+
+fn publish_refusal(error: &PublishError) -> Reply {
+    match error {
+        PublishError::InvalidChannel(expected) => Reply::invalid("channel", expected.clone()),
+        PublishError::TooLarge { limit, .. } => too_large(*limit),
+        PublishError::BadIdempotencyKey => {
+            Reply::invalid("idempotency-key", "expected 1 to 128 visible ASCII characters")
+        }
+        PublishError::Unavailable(_) => {
+            tracing::warn!(%error, "event not published");
+            Reply::unavailable("store_away", "the event store is away; nothing was published")
+        }
+        PublishError::TimedOut(_) | PublishError::Interrupted(_) => {
+            tracing::warn!(%error, "event perhaps not published");
+            Reply::unavailable(
+                "store_unsure",
+                "the event store did not answer; the event may have been published: repeat it \
+                 with the same idempotency key",
+            )
+        }
+    }
+}
+
+fn subscribe_refusal(error: &SubscribeError) -> Reply {
+    match error {
+        SubscribeError::Unavailable(_) => {
+            Reply::unavailable("store_away", "the event store is away").retry_after(Duration::from_secs(1))
+        }
+        other => Reply::invalid("channel", other.to_string()),
+    }
+}
+
+fn too_large(limit: usize) -> Reply {
+    let message = format!("the payload is larger than {limit} bytes");
+    Reply::new(Code::ResourceExhausted, "too_large", message)
+        .status(::http::StatusCode::PAYLOAD_TOO_LARGE)
+}

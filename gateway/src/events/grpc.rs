@@ -1,0 +1,142 @@
+//! `intellirouter.events.v1.EventService`: the same streams and the same
+//! rules for gRPC and gRPC-Web clients.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt as _, stream};
+use intellirouter::events::{Entry, GapReason, Position};
+use intellirouter_proto::intellirouter::events::v1::event_service_server::EventService;
+use intellirouter_proto::intellirouter::events::v1::{
+    self as wire, PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::http::check_payload;
+use super::stream::{EventStream, Signal};
+use super::{EventPlane, access, publish_refusal, subscribe_refusal};
+use crate::layers::authenticate::Identity;
+use crate::reply::Reply;
+
+/// The service, behind the gateway's own authentication.
+pub(crate) struct EventApi {
+    plane: Arc<EventPlane>,
+}
+
+impl EventApi {
+    pub(crate) fn new(plane: Arc<EventPlane>) -> Self {
+        Self { plane }
+    }
+}
+
+fn caller<T>(request: &Request<T>) -> Result<Arc<Identity>, Status> {
+    request.extensions().get::<Arc<Identity>>().cloned().ok_or_else(|| {
+        Reply::unauthenticated("no_token", "a bearer token is required").grpc()
+    })
+}
+
+#[tonic::async_trait]
+impl EventService for EventApi {
+    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<SubscribeResponse, Status>> + Send>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let patterns = access::subscribe(
+            &self.plane.config.rules,
+            &caller,
+            request.channels.iter().map(String::as_str),
+        )
+        .map_err(|reply| reply.grpc())?;
+        let after = (!request.last_event_id.is_empty())
+            .then(|| request.last_event_id.parse().unwrap_or(Position::NOWHERE));
+        let subscription = self
+            .plane
+            .log
+            .subscribe(patterns, after)
+            .await
+            .map_err(|error| subscribe_refusal(&error).grpc())?;
+        let events = EventStream::new(self.plane.clone(), subscription, &caller);
+        let messages = stream::unfold(events, |mut events| async move {
+            let signal = events.next().await?;
+            Some((stream::iter(messages(signal)), events))
+        });
+        Ok(Response::new(Box::pin(messages.flatten())))
+    }
+
+    async fn publish(
+        &self,
+        request: Request<PublishRequest>,
+    ) -> Result<Response<PublishResponse>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let publish = async {
+            let channel = access::publish(&self.plane.config.rules, &caller, &request.channel)?;
+            check_payload(&request.payload)?;
+            let key = (!request.idempotency_key.is_empty()).then_some(&*request.idempotency_key);
+            let published = self.plane.log.publish(&channel, request.payload, key).await;
+            published.map_err(|error| publish_refusal(&error))
+        };
+        let published = publish.await.map_err(|reply| reply.grpc())?;
+        let id = published.position.map(|position| position.to_string()).unwrap_or_default();
+        Ok(Response::new(PublishResponse { id }))
+    }
+}
+
+/// gRPC needs no heartbeat: HTTP/2 has pings.
+fn messages(signal: Signal) -> Vec<Result<SubscribeResponse, Status>> {
+    use wire::subscribe_response::Message;
+    let one = |message| vec![Ok(SubscribeResponse { message: Some(message) })];
+    match signal {
+        Signal::Open { position, stream } => {
+            one(Message::Opened(wire::Opened { id: position.to_string(), stream_id: stream }))
+        }
+        Signal::Position(position) => {
+            one(Message::Position(wire::PositionMark { id: position.to_string() }))
+        }
+        Signal::Heartbeat => Vec::new(),
+        Signal::Entries(entries) => entries
+            .iter()
+            .map(|entry| Ok(SubscribeResponse { message: Some(message(entry)) }))
+            .collect(),
+        Signal::End(end) => {
+            let mut last = one(Message::Error(wire::StreamError {
+                reason: end.reason().to_owned(),
+                message: end.message().to_owned(),
+            }));
+            last.push(Err(Reply::unavailable(end.reason(), end.message()).grpc()));
+            last
+        }
+    }
+}
+
+fn message(entry: &Entry) -> wire::subscribe_response::Message {
+    use wire::subscribe_response::Message;
+    match entry {
+        Entry::Event(event) => Message::Event(wire::Event {
+            id: event.position().to_string(),
+            channel: event.channel().to_string(),
+            event_type: event.event_type().to_owned(),
+            payload: event.payload().clone(),
+            recorded_at: Some(event.recorded_at().into()),
+        }),
+        Entry::Gap(gap) => Message::Gap(wire::Gap {
+            from: gap.from.map(|from| from.to_string()).unwrap_or_default(),
+            to: gap.to.to_string(),
+            reason: reason(gap.reason) as i32,
+        }),
+    }
+}
+
+fn reason(reason: GapReason) -> wire::GapReason {
+    match reason {
+        GapReason::Trimmed => wire::GapReason::Trimmed,
+        GapReason::StoreLostData => wire::GapReason::StoreLostData,
+        GapReason::StoreRestarted => wire::GapReason::StoreRestarted,
+        GapReason::RecorderAway => wire::GapReason::RecorderAway,
+        GapReason::Slow => wire::GapReason::Slow,
+    }
+}

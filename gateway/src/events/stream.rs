@@ -1,0 +1,143 @@
+//! The life of one event stream, whatever carries it.
+//!
+//! One function, one `select`: drain, end of the token, heartbeat, position,
+//! next events. A client that goes away drops the stream. The reader's own
+//! pace is its flow control: nothing is taken from the log before the
+//! connection has room.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use intellirouter::events::{Entry, LogSubscription, Position};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+use super::EventPlane;
+use crate::layers::authenticate::Identity;
+use crate::telemetry::EventCloseLabels;
+
+/// How often `ir.position` tells a quiet stream where the log is.
+const POSITION_EVERY: Duration = Duration::from_secs(30);
+
+/// Why the gateway ends a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Draining,
+    TokenExpired,
+    Slow,
+}
+
+impl End {
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::TokenExpired => "token_expired",
+            Self::Slow => "slow",
+        }
+    }
+
+    pub(super) fn message(self) -> &'static str {
+        match self {
+            Self::Draining => "the gateway is stopping; connect again",
+            Self::TokenExpired => "the token has expired; connect again with a new one",
+            Self::Slow => "the stream was read too slowly; connect again to resume",
+        }
+    }
+}
+
+/// What a stream says next.
+pub(super) enum Signal {
+    /// The first thing on every stream.
+    Open { position: Position, stream: String },
+    Entries(Vec<Entry>),
+    Heartbeat,
+    Position(Position),
+    /// The last thing on a stream that the gateway ends.
+    End(End),
+}
+
+pub(super) struct EventStream {
+    plane: Arc<EventPlane>,
+    subscription: LogSubscription,
+    expires: Instant,
+    heartbeat: Interval,
+    position: Interval,
+    stage: Stage,
+    /// Why the stream ended, for the metrics.
+    closed: &'static str,
+}
+
+enum Stage {
+    Fresh,
+    Live,
+    Over,
+}
+
+impl EventStream {
+    pub(super) fn new(
+        plane: Arc<EventPlane>,
+        subscription: LogSubscription,
+        caller: &Identity,
+    ) -> Self {
+        plane.telemetry.event_streams.inc();
+        let expires = UNIX_EPOCH + Duration::from_secs(caller.expires);
+        let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+        // A token without a near end: a century stands for it.
+        let left = left.min(Duration::from_secs(100 * 365 * 86_400));
+        let every = |period| {
+            let mut interval = interval_at(Instant::now() + period, period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        };
+        Self {
+            heartbeat: every(plane.config.heartbeat),
+            position: every(POSITION_EVERY),
+            expires: Instant::now() + left,
+            plane,
+            subscription,
+            stage: Stage::Fresh,
+            closed: "client_gone",
+        }
+    }
+
+    pub(super) async fn next(&mut self) -> Option<Signal> {
+        match self.stage {
+            Stage::Over => return None,
+            Stage::Fresh => {
+                self.stage = Stage::Live;
+                let stream = uuid::Uuid::new_v4().to_string();
+                return Some(Signal::Open { position: self.subscription.start(), stream });
+            }
+            Stage::Live => {}
+        }
+        if self.subscription.lag_bytes() > self.plane.config.lag_bytes {
+            return Some(self.end(End::Slow));
+        }
+        let mut entries = Vec::new();
+        tokio::select! {
+            biased;
+            () = self.plane.drain.cancelled() => Some(self.end(End::Draining)),
+            () = tokio::time::sleep_until(self.expires) => Some(self.end(End::TokenExpired)),
+            () = self.subscription.next_batch(&mut entries) => {
+                self.heartbeat.reset();
+                self.position.reset();
+                Some(Signal::Entries(entries))
+            }
+            _ = self.position.tick() => Some(Signal::Position(self.subscription.position())),
+            _ = self.heartbeat.tick() => Some(Signal::Heartbeat),
+        }
+    }
+
+    fn end(&mut self, end: End) -> Signal {
+        self.stage = Stage::Over;
+        self.closed = end.reason();
+        Signal::End(end)
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        self.plane.telemetry.event_streams.dec();
+        let labels = EventCloseLabels { reason: self.closed };
+        self.plane.telemetry.event_streams_closed.get_or_create(&labels).inc();
+    }
+}

@@ -1,0 +1,7 @@
+//! The steps of the request path, one concern each.
+
+pub(crate) mod authenticate;
+pub(crate) mod cors;
+pub(crate) mod deadline;
+pub(crate) mod grpc_web;
+pub(crate) mod roles;

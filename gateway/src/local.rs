@@ -1,0 +1,106 @@
+//! The gRPC services that live in the gateway itself: health, reflection (v1)
+//! and events. They are ordinary tonic services behind the same pipeline; only
+//! the last step differs.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use intellirouter_proto::intellirouter::events::v1::event_service_server::EventServiceServer;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body as TonicBody;
+use tower::util::BoxCloneSyncService;
+use tower::{Service as _, ServiceExt as _};
+
+use crate::body::{Body, Kind};
+use crate::config::Config;
+use crate::events::{EventApi, EventPlane};
+use crate::gateway::StartError;
+use crate::layers::authenticate::Identity;
+use crate::reply::Reply;
+
+type Inner = BoxCloneSyncService<Request<TonicBody>, Response<TonicBody>, Infallible>;
+
+/// See the module's comment.
+pub(crate) struct LocalServices {
+    health: Inner,
+    reflection: Inner,
+    events: Inner,
+}
+
+/// Room for the fields around a payload in `PublishRequest`, in bytes.
+const PUBLISH_OVERHEAD: usize = 4096;
+
+impl LocalServices {
+    pub(crate) fn new(
+        config: &Config,
+        events: Arc<EventPlane>,
+        drain: CancellationToken,
+    ) -> Result<Self, StartError> {
+        let (reporter, health) = tonic_health::server::health_reporter();
+        // Watchers and balancers hear of the end before connections close.
+        tokio::spawn(async move {
+            drain.cancelled().await;
+            reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        });
+        let mut builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(intellirouter_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        let files: Vec<Vec<u8>> =
+            config.descriptor_files.iter().map(std::fs::read).collect::<Result<_, _>>()?;
+        for file in &files {
+            builder = builder.register_encoded_file_descriptor_set(file);
+        }
+        let reflection = builder.build_v1().map_err(|error| StartError::Setting {
+            key: "descriptors".into(),
+            message: error.to_string(),
+        })?;
+        let events = EventServiceServer::new(EventApi::new(events))
+            .max_decoding_message_size(config.events.payload_bytes + PUBLISH_OVERHEAD);
+        Ok(Self {
+            health: BoxCloneSyncService::new(health),
+            reflection: BoxCloneSyncService::new(reflection),
+            events: BoxCloneSyncService::new(events),
+        })
+    }
+
+    /// Hands a call to the service that its path names.
+    pub(crate) async fn call(
+        &self,
+        mut request: Request<Body>,
+        caller: Option<Arc<Identity>>,
+        timeout: Option<Duration>,
+    ) -> Result<Response<Body>, Reply> {
+        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+        let mut service = match service {
+            "grpc.health.v1.Health" => self.health.clone(),
+            "grpc.reflection.v1.ServerReflection" => self.reflection.clone(),
+            "intellirouter.events.v1.EventService" => self.events.clone(),
+            _ => {
+                let message = "there is no such service or method";
+                return Err(Reply::new(tonic::Code::Unimplemented, "unknown_method", message));
+            }
+        };
+        if let Some(caller) = caller {
+            request.extensions_mut().insert(caller);
+        }
+        let request = request.map(TonicBody::new);
+        let answer = async {
+            let ready = match service.ready().await {
+                Ok(ready) => ready,
+                Err(never) => match never {},
+            };
+            match ready.call(request).await {
+                Ok(response) => response.map(|body| Body::new(Kind::Local(body))),
+                Err(never) => match never {},
+            }
+        };
+        match timeout {
+            None => Ok(answer.await),
+            Some(timeout) => {
+                tokio::time::timeout(timeout, answer).await.map_err(|_| Reply::deadline())
+            }
+        }
+    }
+}

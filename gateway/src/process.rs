@@ -1,0 +1,134 @@
+//! Starts a gateway and stops it: ports, threads, signals.
+//!
+//! Every port is bound before anything is served, so that a taken port is an
+//! error at start and not a gateway without a door. Stopping: the listener
+//! closes, health and readiness say no, connections hear GOAWAY, event streams
+//! end with a word; calls may go on for the drain timeout and are cut then.
+
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::gateway::{Gateway, StartError, Worker};
+use crate::server::{self, Inbox};
+use crate::{admin, telemetry};
+
+/// A gateway whose ports are bound.
+pub struct Bound {
+    config: Config,
+    listener: StdListener,
+    admin: StdListener,
+}
+
+impl Bound {
+    /// Binds the ports of a checked configuration.
+    pub fn new(config: Config) -> Result<Self, StartError> {
+        let listener = bind("listen.address", config.listen.address)?;
+        let admin = bind("admin.address", config.admin)?;
+        Ok(Self { config, listener, admin })
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> Result<SocketAddr, StartError> {
+        Ok(self.listener.local_addr()?)
+    }
+
+    /// Where operators look.
+    pub fn admin_address(&self) -> Result<SocketAddr, StartError> {
+        Ok(self.admin.local_addr()?)
+    }
+
+    /// Serves until SIGINT or SIGTERM and drains. `ready` runs once everything
+    /// works. Must run on a runtime that goes on meanwhile.
+    pub async fn run(self, ready: impl FnOnce()) -> Result<(), StartError> {
+        let gateway = Gateway::new(self.config).await?;
+        let tls = gateway.tls()?;
+        let admin = TcpListener::from_std(self.admin)?;
+        let admin = tokio::spawn(admin::serve(gateway.clone(), admin));
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (done, mut workers) = mpsc::channel::<()>(1);
+        let (handles, inboxes): (Vec<_>, Vec<_>) =
+            (0..gateway.config.workers).map(|_| server::handover()).unzip();
+        let mut listener = Some((self.listener, handles));
+        for (number, inbox) in inboxes.into_iter().enumerate() {
+            let start = Start { number, inbox, tls: tls.clone(), accept: listener.take() };
+            start.spawn(gateway.clone(), done.clone())?;
+        }
+        drop(done);
+        ready();
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            // All workers gone without a signal: nothing is served any more.
+            _ = workers.recv() => {
+                return Err(StartError::System(std::io::Error::other("the workers stopped")));
+            }
+        }
+        let limit = gateway.config.limits.drain_timeout;
+        let open = gateway.telemetry.open_calls.load(Ordering::Relaxed);
+        tracing::info!(open_calls = open, limit = ?limit, "draining");
+        gateway.drain.cancel();
+        tokio::select! {
+            _ = workers.recv() => tracing::info!("drained"),
+            () = tokio::time::sleep(limit) => {
+                let cut = gateway.telemetry.open_calls.load(Ordering::Relaxed);
+                tracing::warn!(cut, "drain timeout: the calls still open are cut");
+            }
+            _ = interrupt.recv() => tracing::warn!("interrupted twice: stopping at once"),
+        }
+        admin.abort();
+        Ok(())
+    }
+}
+
+fn bind(key: &'static str, address: SocketAddr) -> Result<StdListener, StartError> {
+    let fault = |source| StartError::Bind { key, address, source };
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).map_err(fault)?;
+    socket.set_reuse_address(true).map_err(fault)?;
+    socket.bind(&address.into()).map_err(fault)?;
+    socket.listen(1024).map_err(fault)?;
+    socket.set_nonblocking(true).map_err(fault)?;
+    Ok(socket.into())
+}
+
+/// What a worker thread starts with.
+struct Start {
+    number: usize,
+    inbox: Inbox,
+    tls: tokio_rustls::TlsAcceptor,
+    accept: Option<(StdListener, Vec<server::Handle>)>,
+}
+
+impl Start {
+    fn spawn(self, gateway: Arc<Gateway>, done: mpsc::Sender<()>) -> Result<(), StartError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name(format!("worker-{}", self.number)).spawn(move || {
+            // Dropped with the thread: the channel tells that all are gone.
+            let _done = done;
+            runtime.block_on(async {
+                if let Some((listener, handles)) = self.accept {
+                    match TcpListener::from_std(listener) {
+                        Ok(listener) => {
+                            tokio::spawn(server::accept(gateway.clone(), listener, handles));
+                        }
+                        Err(error) => return tracing::error!(%error, "cannot listen"),
+                    }
+                }
+                server::work(Worker::new(gateway), self.inbox, self.tls).await;
+            });
+        })?;
+        Ok(())
+    }
+}
+
+/// Starts logging to stderr, as the configuration says.
+pub fn log(config: &Config) {
+    telemetry::log(&config.log);
+}

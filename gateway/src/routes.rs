@@ -1,0 +1,221 @@
+//! Which rule and which upstream a path has.
+//!
+//! Built once per configuration from the config's routes and from the method
+//! options of the descriptor set; the config overrides. A look-up costs one
+//! hash for a method that a descriptor or the config names, one more per
+//! enclosing service or package otherwise. Nothing is allocated. A path that
+//! no route covers is unknown; a method without a rule is refused (default
+//! deny).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use intellirouter_proto::intellirouter::options::v1::MethodPolicy;
+use prost_reflect::{DescriptorPool, MethodDescriptor};
+
+use crate::config::{Config, RouteConfig};
+use crate::telemetry::RouteMetrics;
+
+/// The role that may do everything.
+pub(crate) const ADMIN: &str = "admin";
+/// In a list of roles: any caller with a valid token.
+pub(crate) const ANYONE: &str = "*";
+
+/// The longest path that is looked up by its prefixes, in bytes, and the most
+/// packages that may nest: a look-up must not become work for an attacker.
+const MAX_PATH: usize = 1024;
+const MAX_DEPTH: usize = 16;
+
+/// Who may call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Without a token.
+    Public,
+    /// With one of `any` (or `*`), and with all of `all`.
+    Roles { any: Vec<String>, all: Vec<String> },
+    /// No rule: nobody.
+    NoRule,
+}
+
+/// Where calls go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The index of an upstream in the configuration.
+    Upstream(usize),
+    /// A service inside the gateway.
+    Local,
+    /// Nowhere: the route only names calls that no route covers.
+    Nowhere,
+}
+
+pub(crate) struct Route {
+    pub(crate) target: Target,
+    pub(crate) access: Access,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) forward_authorization: bool,
+    pub(crate) metrics: RouteMetrics,
+}
+
+impl Route {
+    fn new(name: &str, target: Target, access: Access) -> Self {
+        Self {
+            target,
+            access,
+            timeout: None,
+            forward_authorization: false,
+            metrics: RouteMetrics::new(name.to_owned()),
+        }
+    }
+}
+
+pub(crate) struct RouteTable {
+    /// By full path, `/package.Service/Method`.
+    methods: HashMap<String, Arc<Route>>,
+    /// By prefix, `/package.Service/` or `/package.`.
+    prefixes: HashMap<String, Arc<Route>>,
+    /// Calls that no route covers.
+    pub(crate) unknown: Arc<Route>,
+    /// `/events` and everything below it.
+    pub(crate) events: Arc<Route>,
+}
+
+impl RouteTable {
+    pub(crate) fn new(config: &Config, descriptors: &DescriptorPool) -> Self {
+        let mut table = Self {
+            methods: HashMap::new(),
+            prefixes: HashMap::new(),
+            unknown: Arc::new(Route::new("unknown", Target::Nowhere, Access::NoRule)),
+            events: Arc::new(Route::new("/events", Target::Local, Access::NoRule)),
+        };
+        for (pattern, access) in [
+            ("/grpc.health.v1.Health/*", Access::Public),
+            ("/grpc.reflection.v1.ServerReflection/*", anyone()),
+            ("/intellirouter.events.v1.EventService/*", anyone()),
+        ] {
+            table.insert(pattern, Route::new(pattern, Target::Local, access));
+        }
+        for route in &config.routes {
+            table.insert(&route.pattern, from_config(route));
+        }
+        for method in methods(descriptors) {
+            table.refine(config, &method);
+        }
+        table
+    }
+
+    /// The route of a path, or `None` where nothing covers it.
+    pub(crate) fn find(&self, path: &str) -> Option<&Arc<Route>> {
+        if let Some(route) = self.methods.get(path) {
+            return Some(route);
+        }
+        if path.len() > MAX_PATH {
+            return None;
+        }
+        let slash = path.get(1..)?.find('/')? + 1;
+        let mut prefix = &path[..=slash];
+        for _ in 0..MAX_DEPTH {
+            if let Some(route) = self.prefixes.get(prefix) {
+                return Some(route);
+            }
+            prefix = &prefix[..=prefix[..prefix.len() - 1].rfind('.')?];
+        }
+        None
+    }
+
+    /// Methods of the descriptor set that are routed and that no rule covers.
+    pub(crate) fn uncovered(&self, descriptors: &DescriptorPool) -> Vec<String> {
+        methods(descriptors)
+            .map(|method| path_of(&method))
+            .filter(|path| self.find(path).is_some_and(|route| route.access == Access::NoRule))
+            .collect()
+    }
+
+    fn insert(&mut self, pattern: &str, route: Route) {
+        match pattern.strip_suffix('*') {
+            Some(prefix) => self.prefixes.insert(prefix.to_owned(), Arc::new(route)),
+            None => self.methods.insert(pattern.to_owned(), Arc::new(route)),
+        };
+    }
+
+    /// Gives a method of the descriptor set a route of its own, so that its
+    /// options hold where the config is silent and metrics name the method.
+    fn refine(&mut self, config: &Config, method: &MethodDescriptor) {
+        let path = path_of(method);
+        let Some(covering) = self.find(&path) else { return };
+        let policy = policy_of(method);
+        let written = config.routes.iter().find(|route| {
+            route.pattern == path || Arc::ptr_eq(covering, self.by_pattern(&route.pattern))
+        });
+        let mut route = Route::new(&path, covering.target, covering.access.clone());
+        route.forward_authorization = covering.forward_authorization;
+        route.timeout = written.and_then(|route| route.timeout);
+        if let Some(policy) = policy {
+            if route.access == Access::NoRule {
+                route.access = from_policy(&policy);
+            }
+            let timeout = policy.timeout.and_then(|timeout| Duration::try_from(timeout).ok());
+            route.timeout = route.timeout.or(timeout);
+        }
+        self.methods.insert(path, Arc::new(route));
+    }
+
+    fn by_pattern(&self, pattern: &str) -> &Arc<Route> {
+        match pattern.strip_suffix('*') {
+            Some(prefix) => self.prefixes.get(prefix),
+            None => self.methods.get(pattern),
+        }
+        .unwrap_or(&self.unknown)
+    }
+}
+
+fn anyone() -> Access {
+    Access::Roles { any: vec![ANYONE.to_owned()], all: Vec::new() }
+}
+
+fn from_config(config: &RouteConfig) -> Route {
+    let access = match (&config.roles, config.public) {
+        (_, true) => Access::Public,
+        (Some(any), _) => Access::Roles { any: any.clone(), all: Vec::new() },
+        (None, _) => Access::NoRule,
+    };
+    let target = config.upstream.map_or(Target::Local, Target::Upstream);
+    let mut route = Route::new(&config.pattern, target, access);
+    route.timeout = config.timeout;
+    route.forward_authorization = config.forward_authorization;
+    route
+}
+
+fn from_policy(policy: &MethodPolicy) -> Access {
+    if policy.public {
+        Access::Public
+    } else if policy.roles.is_empty() && policy.all_roles.is_empty() {
+        Access::NoRule
+    } else {
+        Access::Roles { any: policy.roles.clone(), all: policy.all_roles.clone() }
+    }
+}
+
+fn methods(descriptors: &DescriptorPool) -> impl Iterator<Item = MethodDescriptor> {
+    descriptors.services().flat_map(|service| service.methods().collect::<Vec<_>>())
+}
+
+fn path_of(method: &MethodDescriptor) -> String {
+    format!("/{}/{}", method.parent_service().full_name(), method.name())
+}
+
+/// The policy of a method, else that of its service.
+fn policy_of(method: &MethodDescriptor) -> Option<MethodPolicy> {
+    let pool = method.parent_pool();
+    let read = |options: prost_reflect::DynamicMessage, name: &str| {
+        let extension = pool.get_extension_by_name(name)?;
+        if !options.has_extension(&extension) {
+            return None;
+        }
+        let value = options.get_extension(&extension);
+        value.as_message()?.transcode_to::<MethodPolicy>().ok()
+    };
+    read(method.options(), "intellirouter.options.v1.policy").or_else(|| {
+        read(method.parent_service().options(), "intellirouter.options.v1.default_policy")
+    })
+}

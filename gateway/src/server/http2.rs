@@ -1,0 +1,134 @@
+//! HTTP/2 on the h2 crate directly: one task per connection, one per stream.
+//!
+//! Bounds, per connection: the configured number of streams and header bytes,
+//! a receive window of 256 KiB a stream and 1 MiB in all, a send buffer of
+//! 64 KiB a stream; resets and small frames are bounded by h2, which closes the
+//! connection with ENHANCE_YOUR_CALM beyond that. A stream that its client
+//! resets is dropped at once, and with it the call upstream.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use h2::server::{Builder, SendResponse};
+use h2::{Reason, RecvStream, SendStream};
+use http::header::CONTENT_TYPE;
+use http::{Request, Response};
+use http_body::Body as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::body::Body;
+use crate::gateway::Worker;
+use crate::pipeline;
+use crate::relay::{Relay, RelayError};
+use crate::reply::Reply;
+
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Serves one connection; tells why the gateway closed it, if it did.
+pub(crate) async fn serve<T>(worker: &Arc<Worker>, io: T, peer: SocketAddr) -> Option<&'static str>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = &worker.gateway.config.limits;
+    let handshake = Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_streams(limits.streams_per_connection)
+        .max_header_list_size(limits.header_bytes)
+        .handshake::<_, Bytes>(io);
+    let mut connection =
+        match tokio::time::timeout(limits.handshake_timeout, handshake).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(_)) => return Some("bad_preface"),
+            Err(_) => return Some("handshake_timeout"),
+        };
+    let mut draining = pin!(worker.gateway.drain.cancelled().fuse());
+    loop {
+        let accepted = std::future::poll_fn(|cx| match connection.poll_accept(cx) {
+            Poll::Pending if draining.as_mut().poll(cx).is_ready() => Poll::Ready(None),
+            polled => polled.map(Some),
+        })
+        .await;
+        match accepted {
+            // GOAWAY twice with a round trip between (RFC 9113, 6.8): no call
+            // is lost that the client sent before it heard.
+            None => connection.graceful_shutdown(),
+            Some(Some(Ok((request, respond)))) => {
+                tokio::spawn(stream(worker.clone(), peer, request, respond));
+            }
+            Some(Some(Err(error))) => return closed_by_us(&error),
+            Some(None) => return None,
+        }
+    }
+}
+
+fn closed_by_us(error: &h2::Error) -> Option<&'static str> {
+    if error.is_io() || error.is_remote() {
+        return None;
+    }
+    Some(match error.reason() {
+        Some(Reason::ENHANCE_YOUR_CALM) => "abuse",
+        _ => "bad_http2",
+    })
+}
+
+/// Answers one request.
+async fn stream(
+    worker: Arc<Worker>,
+    peer: SocketAddr,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let response = {
+        let mut serve = pin!(pipeline::serve(&worker, peer, request.map(Body::h2)));
+        std::future::poll_fn(|cx| match serve.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
+            // Dropping the future cancels the call upstream.
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        })
+        .await
+    };
+    let Some(response) = response else { return };
+    let is_grpc = is_grpc(&response);
+    let (head, mut body) = response.into_parts();
+    let ends = body.is_end_stream();
+    let sent = respond.send_response(Response::from_parts(head, ()), ends);
+    let Ok(mut send) = sent else { return };
+    if ends {
+        return;
+    }
+    let mut relay = Relay::default();
+    let relayed = std::future::poll_fn(|cx| relay.poll(cx, &mut body, &mut send));
+    match AssertUnwindSafe(relayed).catch_unwind().await {
+        Ok(Ok(()) | Err(RelayError::Sink)) => {}
+        Ok(Err(RelayError::Source(error))) => {
+            tracing::debug!(%error, "response broken off");
+            break_off(&mut send, is_grpc, &Reply::unavailable("upstream_cut", "the answer broke off"));
+        }
+        Err(_) => break_off(&mut send, is_grpc, &Reply::internal()),
+    }
+}
+
+/// Ends a stream whose body failed: never cleanly.
+fn break_off(send: &mut SendStream<Bytes>, is_grpc: bool, reply: &Reply) {
+    if !is_grpc || send.send_trailers(reply.trailers()).is_err() {
+        send.send_reset(Reason::INTERNAL_ERROR);
+    }
+}
+
+fn is_grpc(response: &Response<Body>) -> bool {
+    let content_type = response.headers().get(CONTENT_TYPE);
+    content_type.is_some_and(|value| {
+        let value = value.as_bytes();
+        value.starts_with(b"application/grpc") && !value.starts_with(b"application/grpc-web")
+    })
+}

@@ -1,0 +1,172 @@
+//! Opens connections to endpoints: TCP, TLS with the gateway's certificate,
+//! HTTP/2.
+//!
+//! TCP_NODELAY is set; keepalive (20 s idle, 3 probes of 5 s) and
+//! TCP_USER_TIMEOUT (30 s) end connections to hosts that vanished. What one
+//! connection buffers is bounded by its windows: 1 MiB for a stream, 8 MiB in
+//! all, credit being given only after data went on.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::uri::{Authority, Scheme};
+use rustls_pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::config::{EndpointConfig, UpstreamConfig};
+
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+const SEND_BUFFER: usize = 256 * 1024;
+const HEADER_BYTES: u32 = 64 * 1024;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpstreamError {
+    #[error("cannot connect to {endpoint}")]
+    Connect { endpoint: String, source: io::Error },
+    #[error("cannot connect to {endpoint} within {timeout:?}")]
+    TimedOut { endpoint: String, timeout: Duration },
+    #[error("{endpoint} does not speak HTTP/2")]
+    NotHttp2 { endpoint: String },
+    #[error("HTTP/2 handshake with {endpoint} failed")]
+    Http2 { endpoint: String, source: h2::Error },
+    #[error("\"{name}\" is no name that a certificate can have")]
+    ServerName { name: String },
+    #[error("\"{name}\" is no authority that a request can have")]
+    Authority { name: String },
+    #[error(transparent)]
+    Tls(#[from] intellirouter::IpcError),
+}
+
+/// An upstream as the workers share it.
+pub(crate) struct Upstream {
+    pub(crate) name: String,
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) connect_timeout: Duration,
+}
+
+pub(crate) struct Endpoint {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) scheme: Scheme,
+    pub(crate) authority: Authority,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+impl Upstream {
+    pub(crate) fn new(config: &UpstreamConfig) -> Result<Self, UpstreamError> {
+        let tls = config.tls.as_ref();
+        let connector = tls
+            .map(|tls| {
+                let client = tls.client.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+                intellirouter::security::client_config(Some(&tls.ca_file), client, &[b"h2"])
+            })
+            .transpose()?
+            .map(|config| TlsConnector::from(Arc::new(config)));
+        let name = tls.and_then(|tls| tls.server_name.as_deref());
+        let endpoints = config
+            .endpoints
+            .iter()
+            .map(|endpoint| Endpoint::new(endpoint, connector.as_ref(), name))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { name: config.name.clone(), endpoints, connect_timeout: config.connect_timeout })
+    }
+}
+
+impl Endpoint {
+    fn new(
+        config: &EndpointConfig,
+        connector: Option<&TlsConnector>,
+        server_name: Option<&str>,
+    ) -> Result<Self, UpstreamError> {
+        let name = server_name.unwrap_or(&config.host);
+        let tls = match connector.filter(|_| config.tls) {
+            Some(connector) => {
+                let server_name = ServerName::try_from(name.to_owned())
+                    .map_err(|_| UpstreamError::ServerName { name: name.to_owned() })?;
+                Some((connector.clone(), server_name))
+            }
+            None => None,
+        };
+        let bracketed = if name.contains(':') { format!("[{name}]") } else { name.to_owned() };
+        let authority = format!("{bracketed}:{}", config.port);
+        Ok(Self {
+            host: config.host.clone(),
+            port: config.port,
+            scheme: if config.tls { Scheme::HTTPS } else { Scheme::HTTP },
+            authority: Authority::try_from(authority.as_str())
+                .map_err(|_| UpstreamError::Authority { name: authority })?,
+            tls,
+        })
+    }
+
+    pub(crate) fn name(&self) -> String {
+        format!("{}://{}:{}", self.scheme, self.host, self.port)
+    }
+
+    /// A connection that is ready for calls, driven by a task of its own.
+    pub(crate) async fn connect(&self, timeout: Duration) -> Result<SendRequest<Bytes>, UpstreamError> {
+        tokio::time::timeout(timeout, self.open())
+            .await
+            .map_err(|_| UpstreamError::TimedOut { endpoint: self.name(), timeout })?
+    }
+
+    async fn open(&self) -> Result<SendRequest<Bytes>, UpstreamError> {
+        let failed = |source| UpstreamError::Connect { endpoint: self.name(), source };
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
+        tune(&tcp).map_err(failed)?;
+        match &self.tls {
+            None => self.handshake(tcp).await,
+            Some((connector, name)) => {
+                let tls = connector.connect(name.clone(), tcp).await.map_err(failed)?;
+                if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
+                    return Err(UpstreamError::NotHttp2 { endpoint: self.name() });
+                }
+                self.handshake(tls).await
+            }
+        }
+    }
+
+    async fn handshake<T>(&self, io: T) -> Result<SendRequest<Bytes>, UpstreamError>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (send, connection) = h2::client::Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buffer_size(SEND_BUFFER)
+            .max_header_list_size(HEADER_BYTES)
+            .enable_push(false)
+            .handshake(io)
+            .await
+            .map_err(|source| UpstreamError::Http2 { endpoint: self.name(), source })?;
+        let endpoint = self.name();
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::info!(endpoint, %error, "upstream connection lost");
+            }
+        });
+        Ok(send)
+    }
+}
+
+/// See the module's comment.
+fn tune(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let socket = SockRef::from(tcp);
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(20))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(30)))?;
+    Ok(())
+}

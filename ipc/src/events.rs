@@ -1,0 +1,36 @@
+//! Events between services: a log that many publish to and many follow.
+//!
+//! Owns the names of channels and the patterns over them, the [`EventLog`] contract, the ring
+//! from which every subscriber reads, and the two stores that feed it: [`MemoryLog`] within one
+//! process and [`RedisLog`] over Redis Pub/Sub. It does not own who may read or publish what, nor
+//! how an event looks on a client's connection: those belong to the gateway.
+//!
+//! What may have been lost is always said, as a [`Gap`] in the stream; nothing here drops an
+//! event in silence. The bounds of the ring, of payloads and of waits stand in [`LogSettings`].
+
+mod channel;
+mod event;
+mod idempotency;
+mod log;
+mod memory;
+mod open;
+mod pattern;
+mod position;
+mod redis;
+mod ring;
+mod settings;
+mod subscription;
+
+pub use channel::{CHANNEL_PREFIX, ChannelName, MAX_SEGMENT_BYTES};
+pub use event::{Event, FRAME_SLOTS};
+pub use log::{
+    Entry, EventLog, Gap, GapReason, MAX_PATTERNS, PublishError, Published, StoreStatus,
+    SubscribeError,
+};
+pub use memory::MemoryLog;
+pub use open::open;
+pub use pattern::ChannelPattern;
+pub use position::Position;
+pub use redis::RedisLog;
+pub use settings::{IDEMPOTENCY_WINDOW, LogSettings, MAX_IDEMPOTENCY_KEYS};
+pub use subscription::{LogSubscription, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES};

@@ -1,0 +1,26 @@
+//! Building blocks for services behind the IntelliRouter gateway: secure gRPC
+//! clients and servers, typed events, and one error type.
+//!
+//! The gateway itself is built from the same parts, so what a service author
+//! configures here (tokens, TLS, event log) means the same on both sides.
+
+pub mod error;
+pub mod events;
+pub mod security;
+
+pub use error::{IpcError, IpcResult};
+
+/// The generated gRPC code, under the path that the guide uses.
+pub mod generated {
+    pub use intellirouter_proto::intellirouter;
+}
+
+/// The long paths that the guide uses for the modules of this crate.
+pub mod modules {
+    /// Inter-process communication: what this crate is about.
+    pub mod ipc {
+        pub use crate::error::{IpcError, IpcResult};
+        pub use crate::events as redis_pubsub;
+        pub use crate::security;
+    }
+}

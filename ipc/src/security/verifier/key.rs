@@ -1,0 +1,147 @@
+//! A key that verifies signatures of one algorithm.
+//!
+//! Owns loading: what can't be a good key is refused here, with what was expected, and not at the
+//! first token. Keys are parsed once.
+
+use std::fmt;
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::rsa::PublicEncryptingKey;
+use aws_lc_rs::signature::ParsedPublicKey;
+use rustls_pki_types::pem::{PemObject, SectionKind};
+
+use super::algorithm::KeyKind;
+use super::{Algorithm, KeyError};
+
+/// A key, the one algorithm that it is for, and its name in a key set, if it has one.
+pub struct VerificationKey {
+    kid: Option<String>,
+    algorithm: Algorithm,
+    material: Material,
+}
+
+enum Material {
+    Secret(hmac::Key),
+    Public(ParsedPublicKey),
+}
+
+impl VerificationKey {
+    /// A shared secret for HS256, HS384 or HS512: at least 32, 48 or 64 bytes, and not blank.
+    pub fn hmac(
+        kid: Option<String>,
+        algorithm: Algorithm,
+        secret: &[u8],
+    ) -> Result<Self, KeyError> {
+        let material = Material::Secret(hmac_key(algorithm, secret)?);
+        Self::new(kid, algorithm, material)
+    }
+
+    /// A public key from one PEM block `PUBLIC KEY` (SubjectPublicKeyInfo).
+    ///
+    /// Certificates, private keys and PKCS#1 are refused and named in the error.
+    pub fn from_public_pem(
+        kid: Option<String>,
+        algorithm: Algorithm,
+        pem: &[u8],
+    ) -> Result<Self, KeyError> {
+        let params: &'static dyn aws_lc_rs::signature::VerificationAlgorithm =
+            match algorithm.key_kind() {
+                KeyKind::Hmac(_) => return Err(KeyError::NotAPublicKeyAlgorithm(algorithm)),
+                KeyKind::Rsa(params) => params,
+                KeyKind::Curve(params) => params,
+            };
+        let spki = read_spki(algorithm, pem)?;
+        // For RSA, aws-lc-rs looks at the size of the key only when it verifies.
+        if matches!(algorithm.key_kind(), KeyKind::Rsa(_)) {
+            PublicEncryptingKey::from_der(&spki)
+                .map_err(|_| KeyError::WrongPublicKey(algorithm))?;
+        }
+        let key = ParsedPublicKey::new(params, &spki)
+            .map_err(|_| KeyError::WrongPublicKey(algorithm))?;
+        Self::new(kid, algorithm, Material::Public(key))
+    }
+
+    fn new(
+        kid: Option<String>,
+        algorithm: Algorithm,
+        material: Material,
+    ) -> Result<Self, KeyError> {
+        if kid.as_deref() == Some("") {
+            return Err(KeyError::EmptyKid);
+        }
+        Ok(Self { kid, algorithm, material })
+    }
+
+    /// The key's name, if it has one.
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// The one algorithm that the key is for.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        match &self.material {
+            // Compares in constant time.
+            Material::Secret(key) => hmac::verify(key, message, signature).is_ok(),
+            Material::Public(key) => key.verify_sig(message, signature).is_ok(),
+        }
+    }
+}
+
+// By hand, so that key material can't appear.
+impl fmt::Debug for VerificationKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerificationKey")
+            .field("kid", &self.kid)
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A checked secret, for whoever signs with it too.
+pub(in crate::security) fn hmac_key(
+    algorithm: Algorithm,
+    secret: &[u8],
+) -> Result<hmac::Key, KeyError> {
+    let KeyKind::Hmac(params) = algorithm.key_kind() else {
+        return Err(KeyError::NotASecretAlgorithm(algorithm));
+    };
+    if secret.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0) {
+        return Err(KeyError::BlankSecret(algorithm));
+    }
+    let needed = params.digest_algorithm().output_len();
+    if secret.len() < needed {
+        return Err(KeyError::ShortSecret { algorithm, found: secret.len(), needed });
+    }
+    Ok(hmac::Key::new(params, secret))
+}
+
+fn read_spki(algorithm: Algorithm, pem: &[u8]) -> Result<Vec<u8>, KeyError> {
+    let refuse = |found| KeyError::NotAPublicKey { algorithm, found };
+    let mut blocks = <(SectionKind, Vec<u8>)>::pem_slice_iter(pem);
+    let (kind, der) = match blocks.next() {
+        Some(Ok(block)) => block,
+        Some(Err(_)) => return Err(refuse("a damaged PEM block")),
+        // Other labels, "RSA PUBLIC KEY" among them, are skipped by the reader.
+        None => return Err(refuse("no such block")),
+    };
+    match kind {
+        SectionKind::PublicKey => {}
+        SectionKind::Certificate => return Err(refuse("a certificate")),
+        SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey => {
+            return Err(refuse("a private key, which does not belong here"));
+        }
+        _ => return Err(refuse("another kind of block")),
+    }
+    match blocks.next() {
+        None => Ok(der),
+        // Silently using the first of several would surprise whoever appended a second.
+        Some(_) => Err(refuse("more than one block")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! A backend that works on HTTP/2 frames, behind mTLS: it shows what the
+//! gateway sends, and misbehaves as no library would.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::Request;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::Site;
+
+/// A listening backend. It ends, with its connections, when it is dropped.
+pub struct Backend {
+    /// Where it listens on 127.0.0.1.
+    pub port: u16,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Backend {
+    /// Serves each request with `handle`, with the site's backend certificate.
+    pub async fn start<H, F>(site: &Site, handle: H) -> Self
+    where
+        H: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let acceptor = tls(
+            &site.certs.path("backend.crt"),
+            &site.certs.path("backend.key"),
+            &site.certs.path("ca.crt"),
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let task = tokio::spawn(async move {
+            // Dropped with this task, and the connections with it.
+            let mut connections = JoinSet::new();
+            while let Ok((tcp, _)) = listener.accept().await {
+                connections.spawn(serve(acceptor.clone(), tcp, handle.clone()));
+            }
+        });
+        Self { port, task }
+    }
+
+    /// Cuts every connection and stops listening, and waits until it is so.
+    pub async fn kill(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+}
+
+async fn serve<H, F>(acceptor: TlsAcceptor, tcp: TcpStream, handle: H)
+where
+    H: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let Ok(stream) = acceptor.accept(tcp).await else { return };
+    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    let mut calls = JoinSet::new();
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        calls.spawn(handle(request, respond));
+    }
+}
+
+fn tls(cert: &Path, key: &Path, ca: &Path) -> TlsAcceptor {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(cert).unwrap()],
+            PrivateKeyDer::from_pem_file(key).unwrap(),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
+}

@@ -1,0 +1,152 @@
+//! A gRPC client that works on HTTP/2 frames: it sends what no library would
+//! and shows what libraries hide.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::DEADLINE;
+use crate::grpc::Status;
+
+/// An HTTP/2 connection. It closes when it is dropped.
+pub struct Connection {
+    send: SendRequest<Bytes>,
+    driver: tokio::task::JoinHandle<Result<(), h2::Error>>,
+    port: u16,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// A call whose request may still be written.
+pub struct Call {
+    /// The request side.
+    pub send: SendStream<Bytes>,
+    response: ResponseFuture,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status line and headers.
+    pub head: Response<()>,
+    /// All DATA, joined.
+    pub body: Vec<u8>,
+    /// The trailers; `None` when the headers ended the stream.
+    pub trailers: Option<HeaderMap>,
+}
+
+impl Answer {
+    /// The gRPC status, wherever it stands.
+    pub fn status(&self) -> Status {
+        Status::read(self.trailers.as_ref().unwrap_or(self.head.headers()))
+    }
+}
+
+/// A TLS client of this CA that offers HTTP/2 and has a certificate or none.
+pub fn tls(ca: &Path, identity: Option<(&Path, &Path)>) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let mut config = match identity {
+        Some((cert, key)) => builder
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_file(cert).unwrap()],
+                PrivateKeyDer::from_pem_file(key).unwrap(),
+            )
+            .unwrap(),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    TlsConnector::from(Arc::new(config))
+}
+
+impl Connection {
+    /// Connects to a port of localhost.
+    pub async fn open(port: u16, ca: &Path) -> Self {
+        let tcp = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let tls = tls(ca, None).connect(name, tcp).await.expect("the handshake succeeds");
+        let (send, connection) = h2::client::handshake(tls).await.expect("HTTP/2 is spoken");
+        Self { send, driver: tokio::spawn(connection), port }
+    }
+
+    /// Begins a gRPC call with these headers beside the usual ones.
+    pub async fn call(&mut self, path: &str, headers: &[(&str, &str)]) -> Call {
+        let mut request = Request::post(format!("https://localhost:{}{path}", self.port))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        for (name, value) in headers {
+            let name = HeaderName::try_from(*name).unwrap();
+            let value = HeaderValue::try_from(*value).unwrap();
+            if name == "content-type" {
+                request.headers_mut().insert(name, value);
+            } else {
+                request.headers_mut().append(name, value);
+            }
+        }
+        self.begin(request, false).await
+    }
+
+    /// Begins any request; `end` when it has no body.
+    pub async fn begin(&mut self, request: Request<()>, end: bool) -> Call {
+        let ready = self.send.clone().ready();
+        self.send = in_time("room for a stream", ready).await.expect("the connection lives");
+        let (response, send) = self.send.send_request(request, end).expect("a request is legal");
+        Call { send, response }
+    }
+
+    /// A whole unary call with one message.
+    pub async fn unary(&mut self, path: &str, headers: &[(&str, &str)], message: &[u8]) -> Answer {
+        let mut call = self.call(path, headers).await;
+        call.send.send_data(crate::grpc::frame(false, message), true).unwrap();
+        call.answer().await
+    }
+}
+
+impl Call {
+    /// Waits for the response headers.
+    pub async fn head(&mut self) -> Response<RecvStream> {
+        in_time("response headers", &mut self.response).await.expect("an answer comes")
+    }
+
+    /// Waits for the whole answer; panics when the stream is reset.
+    pub async fn answer(mut self) -> Answer {
+        let (head, body) = self.head().await.into_parts();
+        let (body, trailers) = in_time("the end", read(body)).await.expect("the answer is whole");
+        Answer { head: Response::from_parts(head, ()), body, trailers }
+    }
+}
+
+/// Reads a body to its end, giving credit for what was read.
+pub async fn read(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::Error> {
+    let mut all = Vec::new();
+    while let Some(chunk) = body.data().await {
+        let chunk = chunk?;
+        body.flow_control().release_capacity(chunk.len())?;
+        all.extend_from_slice(&chunk);
+    }
+    Ok((all, body.trailers().await?))
+}
+
+/// Bounds a wait; panics with `what` when it is too long.
+pub async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .unwrap_or_else(|_| panic!("no {what} within {DEADLINE:?}"))
+}

@@ -1,0 +1,127 @@
+//! The gateway as a process, and its configuration as text.
+
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+
+use crate::{Process, Site, binary};
+
+/// The parts of a configuration that tests vary; each is TOML text.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[auth]` and its keys; the development secret by default.
+    pub auth: String,
+    /// Lines of `[events]` and its rules.
+    pub events: String,
+    /// The rest: upstreams, routes, CORS.
+    pub rest: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            auth: "[[auth.keys]]\nalgorithm = \"HS256\"\nsecret_file = \"certs/jwt.secret\"\n".into(),
+            events: String::new(),
+            rest: String::new(),
+        }
+    }
+}
+
+impl Config {
+    /// The interop service behind the gateway, open to the role `tester`,
+    /// except for one method.
+    pub fn interop(port: u16) -> Self {
+        Self::default().upstream("interop", port).route("/interop.testing.Interop/*", "interop").add(
+            "[[routes]]\nmatch = \"/interop.testing.Interop/Restricted\"\n\
+             upstream = \"interop\"\nroles = [\"keeper\"]\n",
+        )
+    }
+
+    /// Adds an upstream that is reached over mTLS on this port.
+    pub fn upstream(self, name: &str, port: u16) -> Self {
+        self.add(&format!(
+            "[[upstreams]]\nname = \"{name}\"\nendpoints = [\"https://127.0.0.1:{port}\"]\n\
+             server_name = \"localhost\"\nca_file = \"certs/ca.crt\"\n\
+             cert_file = \"certs/gateway-client.crt\"\nkey_file = \"certs/gateway-client.key\"\n",
+        ))
+    }
+
+    /// Adds a route for the role `tester`.
+    pub fn route(self, pattern: &str, upstream: &str) -> Self {
+        self.add(&format!(
+            "[[routes]]\nmatch = \"{pattern}\"\nupstream = \"{upstream}\"\nroles = [\"tester\"]\n",
+        ))
+    }
+
+    /// Lets `tester` read and publish what the chain engine says, and sets
+    /// further keys of `[events]`.
+    pub fn events(mut self, keys: &str) -> Self {
+        self.events = format!(
+            "[events]\n{keys}\n[[events.rules]]\nroles = [\"tester\"]\n\
+             subscribe = [\"intellirouter:chain_engine:*\"]\n\
+             publish = [\"intellirouter:chain_engine:*\"]\n",
+        );
+        self
+    }
+
+    /// Adds text at the end.
+    pub fn add(mut self, text: &str) -> Self {
+        self.rest.push_str(text);
+        self
+    }
+
+    /// The whole file.
+    pub fn render(&self) -> String {
+        let Self { auth, events, rest } = self;
+        format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\ncert_file = \"certs/gateway.crt\"\n\
+             key_file = \"certs/gateway.key\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+             [identity]\nkey_file = \"certs/identity.key\"\n{auth}{events}{rest}"
+        )
+    }
+}
+
+/// A running gateway.
+pub struct Gateway {
+    /// The process.
+    pub process: Process,
+    /// The port of `https://localhost`.
+    pub port: u16,
+    /// The port of the admin address.
+    pub admin: u16,
+    /// The CA of its certificate.
+    pub ca: PathBuf,
+}
+
+impl Gateway {
+    /// Starts it and waits until it says where it listens.
+    pub fn start(site: &Site, config: &Config) -> Self {
+        let file = site.write("gateway.toml", &config.render());
+        let file = file.to_str().expect("a temporary folder has a plain name");
+        let process = Process::spawn("gateway", &binary::command(&["gateway", "--config", file]));
+        let port = process.line("listening line", |line| port_after(line, "listening on https://"));
+        let admin = process.line("admin line", |line| port_after(line, "admin on http://"));
+        Self { process, port, admin, ca: site.certs.path("ca.crt") }
+    }
+
+    /// A URL on the gateway; `path` begins with a slash.
+    pub fn url(&self, path: &str) -> String {
+        format!("https://localhost:{}{path}", self.port)
+    }
+
+    /// `localhost:PORT`, as gRPC clients want it.
+    pub fn target(&self) -> String {
+        format!("localhost:{}", self.port)
+    }
+
+    /// Asks it to stop, as Ctrl-C does.
+    pub fn interrupt(&self) {
+        self.process.signal(Signal::INT);
+    }
+}
+
+/// The port in a line such as `listening on https://127.0.0.1:4711`.
+pub fn port_after(line: &str, prefix: &str) -> Option<u16> {
+    let address = line.split_once(prefix)?.1.split(['/', ' ']).next()?;
+    address.rsplit_once(':')?.1.parse().ok()
+}

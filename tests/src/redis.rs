@@ -1,0 +1,91 @@
+//! A Redis server as a process, and `redis-cli` on it.
+
+use std::net::TcpListener;
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::Process;
+
+/// A running `redis-server` that keeps nothing on disk.
+pub struct Redis {
+    process: Process,
+    /// Where it listens on 127.0.0.1.
+    pub port: u16,
+}
+
+impl Redis {
+    /// Starts one on a free port.
+    pub fn start() -> Self {
+        // Redis can't tell a port that it chose itself; between finding a free
+        // one and its start another process may take it, hence a few tries.
+        for _ in 0..5 {
+            let port = free_port();
+            if let Some(process) = serve(port) {
+                return Self { process, port };
+            }
+        }
+        panic!("no port for redis-server");
+    }
+
+    /// `redis://…` for a config.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Kills it; nothing that it held is kept.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on the same port.
+    pub fn restart(&mut self) {
+        self.process.kill();
+        self.process = serve(self.port).expect("the port of the server before is free");
+    }
+
+    /// Stops it from running without closing its connections.
+    pub fn freeze(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Lets it run on.
+    pub fn thaw(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
+    /// What `redis-cli` prints for a command.
+    pub fn cli(&self, args: &[&str]) -> String {
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &self.port.to_string()]).args(args);
+        let (status, out, err) = Process::run("redis-cli", &command);
+        assert!(status.success() && !out.starts_with("ERR"), "redis-cli {args:?}: {out}{err}");
+        out
+    }
+
+    /// The names of the connections that others hold, by the commands that
+    /// they last sent.
+    pub fn clients(&self) -> Vec<String> {
+        let list = self.cli(&["CLIENT", "LIST"]);
+        list.lines().filter(|line| !line.contains("cmd=client")).map(str::to_owned).collect()
+    }
+}
+
+/// A port that is free at this moment.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// `None` when the port is taken.
+fn serve(port: u16) -> Option<Process> {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
+    command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
+    let process = Process::spawn("redis", &command);
+    let ready = process.line("ready line", |line| {
+        let ready = line.contains("Ready to accept connections");
+        (ready || line.contains("Address already in use")).then_some(ready)
+    });
+    ready.then_some(process)
+}
