@@ -1,7 +1,7 @@
-"""Certificates, tokens and request bodies, made anew for every run.
+"""Certificates, tokens and request bodies, made anew when a day old.
 
 Owns everything secret that a run uses; all of it lies in `bench/out/material`,
-is readable by the owner alone, and is worth nothing outside that run.
+is readable by the owner alone, and is worth nothing elsewhere.
 """
 
 import base64
@@ -18,6 +18,7 @@ ISSUER = "intellirouter"
 AUDIENCE = "intellirouter-services"
 ROLE = "user"
 PREFIX = 5
+REUSE_SECONDS = 86400
 
 
 class Material:
@@ -33,9 +34,12 @@ class Material:
 
     @classmethod
     def make(cls, directory):
+        made = cls(directory)
+        # Written last: where it is, everything is.
+        if os.path.exists(made.large) and time.time() - os.stat(made.large).st_mtime < REUSE_SECONDS:
+            return made
         shutil.rmtree(directory, ignore_errors=True)
         os.makedirs(directory, mode=0o700)
-        made = cls(directory)
         made._make_ca()
         made._make_leaf("gateway", "serverAuth")
         made._make_leaf("backend", "serverAuth")

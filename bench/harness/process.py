@@ -33,7 +33,7 @@ class Process:
     def wait_for_port(self, port):
         end = time.monotonic() + START_SECONDS
         while True:
-            if self.popen.poll() is not None:
+            if not self.alive():
                 raise RuntimeError(f"ended with {self.popen.returncode}: {tail(self.log)}")
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -43,6 +43,9 @@ class Process:
                     raise RuntimeError(
                         f"no answer on port {port} after {START_SECONDS} s: {tail(self.log)}")
                 time.sleep(0.05)
+
+    def alive(self):
+        return self.popen.poll() is None
 
     def pids(self):
         found, todo = [], [self.popen.pid]
@@ -64,7 +67,7 @@ class Process:
         return total
 
     def stop(self):
-        if self.popen.poll() is not None:
+        if not self.alive():
             return
         self.popen.terminate()
         try:

@@ -12,19 +12,22 @@
 //! [`crate::upstream`] turns them into trailers. What remains is
 //! [`BodyError`].
 
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Sleep;
 
 use crate::events::EventBody;
 use crate::layers::grpc_web::{WebRequest, WebResponse};
 use crate::reply::Reply;
 use crate::telemetry::CallRecord;
 use crate::upstream::UpstreamBody;
+
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,9 @@ pub(crate) enum BodyError {
     /// A service inside this process failed.
     #[error("{0}")]
     Local(#[from] tonic::Status),
+    /// The call is over, and its answer can't be ended in its own dialect.
+    #[error("broken off")]
+    Cut,
     /// The bytes break a rule; the reply says which.
     #[error("{}", .0.message)]
     Refused(Box<Reply>),
@@ -47,8 +53,7 @@ pub(crate) enum BodyError {
 pub(crate) enum Kind {
     Empty,
     Full(Bytes),
-    Trailers(HeaderMap),
-    H2(H2Recv),
+    H2(H2Request),
     Http1(hyper::body::Incoming),
     Upstream(Box<UpstreamBody>),
     WebRequest(Box<WebRequest>),
@@ -61,11 +66,18 @@ pub(crate) enum Kind {
 pub(crate) struct Body {
     kind: Kind,
     record: Option<Box<CallRecord>>,
+    stall: Option<Box<Stall>>,
+}
+
+/// How long a receiver may take nothing.
+struct Stall {
+    limit: Duration,
+    since: Option<Pin<Box<Sleep>>>,
 }
 
 impl Body {
     pub(crate) fn new(kind: Kind) -> Self {
-        Self { kind, record: None }
+        Self { kind, record: None, stall: None }
     }
 
     pub(crate) fn empty() -> Self {
@@ -78,7 +90,7 @@ impl Body {
     }
 
     pub(crate) fn h2(recv: RecvStream) -> Self {
-        Self::new(Kind::H2(H2Recv::new(recv)))
+        Self::new(Kind::H2(H2Request(Some(H2Recv::new(recv)))))
     }
 
     /// From here on this body reports how the call ended: by its trailers, or
@@ -91,22 +103,62 @@ impl Body {
         self
     }
 
-    /// Gives the sender credit for everything handed out so far. Called by
-    /// the consumer once the data went on.
-    pub(crate) fn release(&mut self) {
+    /// Gives this body up when its receiver takes nothing for `limit`.
+    pub(crate) fn with_stall_limit(mut self, limit: Duration) -> Self {
+        self.stall = Some(Box::new(Stall { limit, since: None }));
+        self
+    }
+
+    /// Gives the sender credit for up to `bytes` of what was handed out.
+    /// Called by the consumer once the data went on.
+    pub(crate) fn release(&mut self, bytes: usize) {
         match &mut self.kind {
-            Kind::H2(recv) => recv.release(),
-            Kind::Upstream(body) => body.release(),
-            Kind::WebRequest(body) => body.inner.release(),
-            Kind::WebResponse(body) => body.inner.release(),
+            Kind::H2(H2Request(Some(recv))) => recv.release(bytes),
+            Kind::Upstream(body) => body.release(bytes),
+            Kind::WebRequest(body) => body.inner.release(bytes),
+            Kind::WebResponse(body) => body.inner.release(bytes),
             _ => {}
         }
+    }
+
+    /// Whether a window bounds what can be read without giving credit.
+    pub(crate) fn has_window(&self) -> bool {
+        match &self.kind {
+            Kind::H2(_) | Kind::Upstream(_) => true,
+            Kind::WebRequest(body) => body.inner.has_window(),
+            Kind::WebResponse(body) => body.inner.has_window(),
+            _ => false,
+        }
+    }
+
+    /// Whether the end that this body came to is not that of its sender.
+    pub(crate) fn is_cut(&self) -> bool {
+        match &self.kind {
+            Kind::Upstream(body) => body.is_cut(),
+            Kind::WebResponse(body) => body.inner.is_cut(),
+            _ => false,
+        }
+    }
+
+    /// Called while the receiver takes nothing; ready at the stall limit.
+    pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stall) = &mut self.stall else { return Poll::Pending };
+        let limit = stall.limit;
+        let since = stall.since.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(since.as_mut().poll(cx));
+        if let Kind::Events(body) = &mut self.kind {
+            body.close("slow");
+        }
+        Poll::Ready(())
     }
 
     pub(crate) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(stall) = &mut self.stall {
+            stall.since = None;
+        }
         let polled = match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) => {
@@ -114,12 +166,10 @@ impl Body {
                 self.kind = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Kind::Trailers(trailers) => {
-                let trailers = std::mem::take(trailers);
-                self.kind = Kind::Empty;
-                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
-            }
-            Kind::H2(recv) => recv.poll_next(cx),
+            Kind::H2(H2Request(recv)) => match recv {
+                Some(recv) => recv.poll_next(cx),
+                None => Poll::Ready(None),
+            },
             Kind::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
             Kind::Upstream(body) => body.poll_next(cx).map(|frame| frame.map(Ok)),
             Kind::WebRequest(body) => body.poll_next(cx),
@@ -154,14 +204,16 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         // A consumer that asks for more has passed the rest on.
-        this.release();
+        this.release(usize::MAX);
         this.poll_next(cx)
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Empty => true,
-            Kind::H2(recv) => recv.recv.is_end_stream(),
+            Kind::H2(H2Request(recv)) => {
+                recv.as_ref().is_none_or(|body| body.recv.is_end_stream())
+            }
             Kind::Http1(body) => body.is_end_stream(),
             Kind::Local(body) => body.is_end_stream(),
             _ => false,
@@ -210,11 +262,39 @@ impl H2Recv {
         })
     }
 
-    pub(crate) fn release(&mut self) {
-        if self.owed > 0 {
+    pub(crate) fn release(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.owed);
+        if bytes > 0 {
             // Fails only on a stream that is gone, which needs no credit.
-            let _ = self.recv.flow_control().release_capacity(self.owed);
-            self.owed = 0;
+            let _ = self.recv.flow_control().release_capacity(bytes);
+            self.owed -= bytes;
         }
+    }
+}
+
+/// What a request may still send after its answer, in bytes, and for how long.
+const LINGER_BYTES: usize = 64 * 1024;
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A request body from a client.
+pub(crate) struct H2Request(Option<H2Recv>);
+
+impl Drop for H2Request {
+    /// Reads on for a moment when the answer was there before the request's
+    /// end. Dropping the stream would send RST_STREAM right behind the answer
+    /// (RFC 9113, 8.1), and clients that still send then throw the answer away.
+    fn drop(&mut self) {
+        let Some(mut recv) = self.0.take_if(|body| !body.recv.is_end_stream()) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(tokio::time::timeout(LINGER, async move {
+            let mut left = LINGER_BYTES;
+            while let Some(Ok(frame)) = std::future::poll_fn(|cx| recv.poll_next(cx)).await {
+                left = left.saturating_sub(frame.data_ref().map_or(1, Bytes::len));
+                if left == 0 {
+                    return;
+                }
+                recv.release(usize::MAX);
+            }
+        }));
     }
 }

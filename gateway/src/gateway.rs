@@ -178,7 +178,7 @@ fn authenticate(config: &Config) -> Result<Authenticate, StartError> {
         lifetime: identity.lifetime,
         audiences: config.upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
     };
-    Ok(Authenticate::new(verifier, config.auth.leeway, signing))
+    Ok(Authenticate::new(verifier, signing))
 }
 
 fn load_key(key: &KeyConfig) -> Result<VerificationKey, String> {

@@ -6,6 +6,7 @@
 //! pipeline   the request path, in order       config     text -> checked -> alive
 //! layers     its steps, one concern each      routes     path -> rule and upstream
 //! upstream   pooled HTTP/2 over mTLS          reply      refusals in every dialect
+//! io         between socket and HTTP     relay      bodies into HTTP/2 streams
 //! events     SSE, NDJSON, EventService        local      services of the gateway itself
 //! ```
 //!
@@ -18,6 +19,7 @@ pub mod cli;
 mod config;
 mod events;
 mod gateway;
+mod io;
 mod layers;
 mod local;
 pub mod pipeline;

@@ -114,7 +114,11 @@ async fn steps(
     record.caller.clone_from(&identity);
     if matches!(kind, Kind::Events) {
         // Channels have rules of their own.
-        return events::serve(gateway, required(identity)?, request).await;
+        // Boxed, like the gateway's own services below: calls that go upstream
+        // must not carry the state of those that stay.
+        let stall = gateway.config.limits.stall_timeout;
+        let response = Box::pin(events::serve(gateway, required(identity)?, request)).await?;
+        return Ok(response.map(|body| body.with_stall_limit(stall)));
     }
     if route.target == Target::Nowhere {
         return Err(unknown_method());
@@ -137,7 +141,11 @@ async fn steps(
             }
             upstream::call(&worker.pools[index], request, timeout).await
         }
-        _ => gateway.local.call(request, identity, timeout).await,
+        _ => {
+            let stall = gateway.config.limits.stall_timeout;
+            let response = Box::pin(gateway.local.call(request, identity, timeout)).await?;
+            Ok(response.map(|body| body.with_stall_limit(stall)))
+        }
     }
 }
 

@@ -129,6 +129,6 @@ impl Start {
 }
 
 /// Starts logging to stderr, as the configuration says.
-pub fn log(config: &Config) {
+pub(crate) fn log(config: &Config) {
     telemetry::log(&config.log);
 }

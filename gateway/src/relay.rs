@@ -1,11 +1,17 @@
 //! Moves a body into an HTTP/2 stream: towards the backend and towards the
 //! client alike.
 //!
-//! DATA that already waits is merged into one frame of at most
+//! DATA that already waits is merged into one frame of about
 //! [`MERGE_BYTES`]; gRPC messages do not follow frames (gRPC over HTTP/2,
-//! "Data frames"), so this is legal. Nothing ever waits for more data. Credit
-//! goes back to the source only after the data was handed on. Two source frames
-//! are held here at most, or one merged frame and one source frame.
+//! "Data frames"), so this is legal. Nothing ever waits for more data.
+//!
+//! Credit goes back to the source only for what was handed on. While the
+//! receiver takes nothing, the source is read on as far as its window allows
+//! and kept here, merged: the other direction of the call goes on, a deadline
+//! or a cut is seen, and no small frames pile up in the connection that other
+//! calls share. So what is held here is bounded by the stream window of the
+//! source; a source without a window (the gateway's own streams) is not read
+//! on, and is given up when it can send nothing for its stall limit.
 
 use std::task::{Context, Poll, ready};
 
@@ -15,7 +21,7 @@ use http::HeaderMap;
 
 use crate::body::{Body, BodyError};
 
-/// The largest frame that merging makes, in bytes: one TLS record.
+/// Where merging stops, in bytes: one TLS record.
 pub(crate) const MERGE_BYTES: usize = 16 * 1024;
 
 /// Why a relay stopped before the end of its body.
@@ -25,13 +31,16 @@ pub(crate) enum RelayError {
     Source(BodyError),
     /// The receiver reset the stream or went away.
     Sink,
+    /// The receiver took nothing for the source's stall limit.
+    Stalled,
 }
 
 #[derive(Default)]
 pub(crate) struct Relay {
+    /// Goes next. Only ever split, never copied.
     queued: Bytes,
-    /// A chunk that was taken but would have made the merged frame too large.
-    next: Bytes,
+    /// Comes after it.
+    backlog: BytesMut,
     end: Option<Option<HeaderMap>>,
     finished: bool,
 }
@@ -44,107 +53,125 @@ impl Relay {
         source: &mut Body,
         sink: &mut SendStream<Bytes>,
     ) -> Poll<Result<(), RelayError>> {
-        if self.finished {
-            return Poll::Ready(Ok(()));
-        }
-        loop {
+        while !self.finished {
+            if self.queued.is_empty() && !self.backlog.is_empty() {
+                self.queued = self.backlog.split().freeze();
+            }
             if !self.queued.is_empty() {
-                ready!(self.poll_send(cx, sink))?;
-                if self.queued.is_empty() {
-                    source.release();
+                match self.poll_send(cx, sink)? {
+                    Poll::Ready(sent) => source.release(sent),
+                    Poll::Pending => ready!(self.poll_blocked(cx, source))?,
                 }
-            } else if self.end.is_some() && self.next.is_empty() {
-                return Poll::Ready(self.finish(sink));
-            } else if self.poll_gather(cx, source)?.is_pending() {
+            } else if let Some(end) = self.end.take() {
+                self.finish(sink, end)?;
+            } else if self.gather(cx, source, MERGE_BYTES)?.is_pending() {
                 // Nothing to send: listen for a receiver that gives up.
-                return match sink.poll_reset(cx) {
-                    Poll::Ready(_) => Poll::Ready(Err(RelayError::Sink)),
-                    Poll::Pending => Poll::Pending,
-                };
-            }
-            if self.finished {
-                return Poll::Ready(Ok(()));
+                return sink.poll_reset(cx).map(|_| Err(RelayError::Sink));
             }
         }
+        Poll::Ready(Ok(()))
     }
 
+    /// Hands on as much as the receiver has room for; tells how much, or
+    /// everything when nothing is left here.
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
         sink: &mut SendStream<Bytes>,
-    ) -> Poll<Result<(), RelayError>> {
+    ) -> Result<Poll<usize>, RelayError> {
         sink.reserve_capacity(self.queued.len());
         while sink.capacity() == 0 {
-            match ready!(sink.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Poll::Ready(Err(RelayError::Sink)),
+            match sink.poll_capacity(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(_) => return Err(RelayError::Sink),
+                Poll::Pending => return Ok(Poll::Pending),
             }
         }
         let part = self.queued.split_to(sink.capacity().min(self.queued.len()));
-        let last = self.queued.is_empty() && matches!(self.end, Some(None));
-        sink.send_data(part, last).map_err(|_| RelayError::Sink)?;
-        self.finished = last;
-        Poll::Ready(Ok(()))
+        let sent = part.len();
+        let empty = self.queued.is_empty() && self.backlog.is_empty();
+        self.finished = empty && matches!(self.end, Some(None));
+        sink.send_data(part, self.finished).map_err(|_| RelayError::Sink)?;
+        Ok(Poll::Ready(if empty { usize::MAX } else { sent }))
     }
 
-    fn finish(&mut self, sink: &mut SendStream<Bytes>) -> Result<(), RelayError> {
+    /// Reads on while nothing can be sent. Ready when something changed.
+    fn poll_blocked(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Body,
+    ) -> Poll<Result<(), RelayError>> {
+        if !source.has_window() {
+            return source.poll_stalled(cx).map(|()| Err(RelayError::Stalled));
+        }
+        if self.end.is_none() {
+            while self.gather(cx, source, usize::MAX)?.is_ready() && self.end.is_none() {}
+            if self.end.is_some() && source.is_cut() {
+                // Broken off: what was not sent is of no use, its status is,
+                // and trailers need no room. In gRPC-Web they do.
+                self.queued.clear();
+                self.backlog.clear();
+                return Poll::Ready(match self.end {
+                    Some(Some(_)) => Ok(()),
+                    _ => Err(RelayError::Source(BodyError::Cut)),
+                });
+            }
+        }
+        Poll::Pending
+    }
+
+    fn finish(
+        &mut self,
+        sink: &mut SendStream<Bytes>,
+        end: Option<HeaderMap>,
+    ) -> Result<(), RelayError> {
         self.finished = true;
-        match self.end.take().flatten() {
+        match end {
             Some(trailers) => sink.send_trailers(trailers),
             None => sink.send_data(Bytes::new(), true),
         }
         .map_err(|_| RelayError::Sink)
     }
 
-    /// Takes what waits in `source`, up to one merged frame.
-    fn poll_gather(
+    /// Takes what waits in `source`, up to about `limit` bytes or one frame.
+    fn gather(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut Body,
+        limit: usize,
     ) -> Result<Poll<()>, RelayError> {
-        let mut merged = BytesMut::new();
-        self.queued = std::mem::take(&mut self.next);
-        loop {
-            let have = self.queued.len() + merged.len();
-            if have >= MERGE_BYTES || !self.next.is_empty() {
-                break;
-            }
-            match source.poll_next(cx) {
-                Poll::Pending if have == 0 => return Ok(Poll::Pending),
-                Poll::Pending => break,
-                Poll::Ready(None) => {
+        let mut found = Poll::Pending;
+        while self.queued.len() + self.backlog.len() < limit {
+            let Poll::Ready(frame) = source.poll_next(cx) else { return Ok(found) };
+            found = Poll::Ready(());
+            match frame {
+                None => {
                     self.end = Some(None);
-                    break;
+                    return Ok(found);
                 }
-                Poll::Ready(Some(Err(error))) => return Err(RelayError::Source(error)),
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(bytes) => self.merge(&mut merged, bytes),
+                Some(Err(error)) => return Err(RelayError::Source(error)),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(bytes) => self.merge(bytes, limit),
                     Err(frame) => {
                         self.end = Some(frame.into_trailers().ok());
-                        break;
+                        return Ok(found);
                     }
                 },
             }
         }
-        if !merged.is_empty() {
-            self.queued = merged.freeze();
-        }
-        Ok(Poll::Ready(()))
+        Ok(found)
     }
 
-    /// The first chunk is kept as it is; only a second one costs a copy.
-    fn merge(&mut self, merged: &mut BytesMut, bytes: Bytes) {
-        let have = self.queued.len() + merged.len();
-        if have == 0 {
+    /// A chunk that comes alone is kept as it is; only a second one costs a copy.
+    fn merge(&mut self, bytes: Bytes, limit: usize) {
+        if self.backlog.is_empty() && self.queued.is_empty() {
             self.queued = bytes;
-        } else if have + bytes.len() > MERGE_BYTES {
-            self.next = bytes;
-        } else {
-            if merged.is_empty() {
-                merged.reserve(MERGE_BYTES);
-                merged.extend_from_slice(&std::mem::take(&mut self.queued));
-            }
-            merged.extend_from_slice(&bytes);
+            return;
         }
+        if limit == MERGE_BYTES && !self.queued.is_empty() {
+            self.backlog.reserve(MERGE_BYTES);
+            self.backlog.extend_from_slice(&std::mem::take(&mut self.queued));
+        }
+        self.backlog.extend_from_slice(&bytes);
     }
 }

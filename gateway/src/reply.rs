@@ -42,9 +42,16 @@ pub(crate) struct Reply {
     pub(crate) label: &'static str,
     pub(crate) retry_after: Option<Duration>,
     /// What of the request was wrong, and what was expected there.
-    pub(crate) violation: Option<(Cow<'static, str>, Cow<'static, str>)>,
+    pub(crate) violation: Option<Box<Violation>>,
     /// The methods that a path knows, for 405.
     pub(crate) allow: Option<&'static str>,
+}
+
+/// What of a request was wrong.
+#[derive(Clone, Debug)]
+pub(crate) struct Violation {
+    place: Cow<'static, str>,
+    expected: Cow<'static, str>,
 }
 
 impl Reply {
@@ -84,7 +91,7 @@ impl Reply {
         let (place, expected) = (place.into(), expected.into());
         let mut reply =
             Self::new(Code::InvalidArgument, "invalid_argument", format!("{place}: {expected}"));
-        reply.violation = Some((place, expected));
+        reply.violation = Some(Box::new(Violation { place, expected }));
         reply
     }
 
@@ -118,8 +125,8 @@ impl Reply {
         if self.retry_after.is_some() {
             details.set_retry_info(self.retry_after);
         }
-        if let Some((field, description)) = &self.violation {
-            details.add_bad_request_violation(field.as_ref(), description.as_ref());
+        if let Some(fault) = &self.violation {
+            details.add_bad_request_violation(fault.place.as_ref(), fault.expected.as_ref());
         }
         tonic::Status::with_error_details(self.code, self.message.as_ref(), details)
     }
@@ -162,9 +169,9 @@ impl Reply {
             "detail": self.message,
             "reason": self.label,
         });
-        if let Some((place, expected)) = &self.violation {
-            problem["place"] = place.as_ref().into();
-            problem["expected"] = expected.as_ref().into();
+        if let Some(fault) = &self.violation {
+            problem["place"] = fault.place.as_ref().into();
+            problem["expected"] = fault.expected.as_ref().into();
         }
         let mut response = Response::new(Body::new(Kind::Full(problem.to_string().into())));
         *response.status_mut() = self.status;

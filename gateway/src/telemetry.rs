@@ -10,7 +10,7 @@
 //! Tokens, query strings and payloads are never logged.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -245,10 +245,6 @@ impl CallRecord {
         })
     }
 
-    pub(crate) fn started(&self) -> Instant {
-        self.started
-    }
-
     /// The gateway answers itself.
     pub(crate) fn refused(&mut self, reply: &crate::reply::Reply) {
         self.telemetry.refused(reply.label);
@@ -277,11 +273,6 @@ impl CallRecord {
             self.see_headers(trailers);
             self.finish();
         }
-    }
-
-    /// Why the end came, where the status alone does not say.
-    pub(crate) fn because(&mut self, reason: &'static str) {
-        self.reason = reason;
     }
 
     pub(crate) fn ended(&mut self) {
@@ -313,7 +304,7 @@ impl CallRecord {
                 code = code_name(code),
                 reason = self.reason,
                 bytes_out = self.bytes_out,
-                ms = elapsed.as_secs_f64() * 1e3,
+                ms = (elapsed.as_micros() as f64) / 1e3,
             );
         }
     }
@@ -354,12 +345,6 @@ pub(crate) fn code_name(code: Code) -> &'static str {
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
     }
-}
-
-/// Hands out stream numbers for log lines and `ir.open`.
-pub(crate) fn next_stream_number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Starts logging to stderr. A second call changes nothing.

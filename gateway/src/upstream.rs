@@ -97,7 +97,7 @@ fn answer(
         return Ok(Response::from_parts(head, Body::empty()));
     }
     let body =
-        UpstreamBody { pump, recv: H2Recv::new(recv), deadline, _lease: lease, done: false };
+        UpstreamBody { pump, recv: Some(H2Recv::new(recv)), deadline, _lease: lease, cut: false };
     Ok(Response::from_parts(head, Body::new(Kind::Upstream(Box::new(body)))))
 }
 
@@ -114,7 +114,7 @@ fn drive(pump: &mut Option<Pump>, cx: &mut Context<'_>) -> Result<(), Box<Reply>
     match relay.poll(cx, body, send) {
         Poll::Pending => Ok(()),
         // A backend may answer without reading the request to its end.
-        Poll::Ready(Ok(()) | Err(RelayError::Sink)) => {
+        Poll::Ready(Ok(()) | Err(RelayError::Sink | RelayError::Stalled)) => {
             *pump = None;
             Ok(())
         }
@@ -132,29 +132,33 @@ fn drive(pump: &mut Option<Pump>, cx: &mut Context<'_>) -> Result<(), Box<Reply>
 /// The backend's answer, and what is left of the request.
 pub(crate) struct UpstreamBody {
     pump: Option<Pump>,
-    recv: H2Recv,
+    /// `None` after the end.
+    recv: Option<H2Recv>,
     deadline: Deadline,
     /// Counts the call as in flight until the body is gone.
     _lease: Lease,
-    done: bool,
+    cut: bool,
 }
 
 impl UpstreamBody {
-    pub(crate) fn release(&mut self) {
-        self.recv.release();
+    pub(crate) fn release(&mut self, bytes: usize) {
+        if let Some(recv) = &mut self.recv {
+            recv.release(bytes);
+        }
+    }
+
+    /// Whether the call ended otherwise than by its backend.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut
     }
 
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
-        if self.done {
-            return Poll::Ready(None);
-        }
+        let Some(recv) = &mut self.recv else { return Poll::Ready(None) };
         if let Err(reply) = drive(&mut self.pump, cx) {
-            return self.end(reply.trailers());
+            return self.cut(&reply);
         }
-        match self.recv.poll_next(cx) {
-            Poll::Pending if self.deadline.poll(cx).is_ready() => {
-                self.end(Reply::deadline().trailers())
-            }
+        match recv.poll_next(cx) {
+            Poll::Pending if self.deadline.poll(cx).is_ready() => self.cut(&Reply::deadline()),
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => Poll::Ready(Some(Frame::data(data))),
@@ -171,15 +175,20 @@ impl UpstreamBody {
                     BodyError::Gone(error) => broken(error),
                     _ => Reply::unavailable("upstream_cut", "the backend went away"),
                 };
-                self.end(reply.trailers())
+                self.cut(&reply)
             }
             Poll::Ready(None) => self.end(no_status().trailers()),
         }
     }
 
-    /// The end of the call; the rest of its request goes nowhere.
+    fn cut(&mut self, reply: &Reply) -> Poll<Option<Frame<Bytes>>> {
+        self.cut = true;
+        self.end(reply.trailers())
+    }
+
+    /// The end of the call: what is left of it upstream is reset.
     fn end(&mut self, trailers: HeaderMap) -> Poll<Option<Frame<Bytes>>> {
-        self.done = true;
+        self.recv = None;
         self.pump = None;
         Poll::Ready(Some(Frame::trailers(trailers)))
     }

@@ -83,8 +83,10 @@ impl IpcError {
     /// timeout nobody knows. Retry only calls that may safely happen twice, and not at once.
     pub fn is_retryable(&self) -> bool {
         match self {
-            // tonic gives a source to what failed on the way, and none to a bad URL or user agent.
-            Self::Transport(error) => error.source().is_some(),
+            // A bad URL stays bad; tonic tells it from what failed on the way by the source alone.
+            Self::Transport(error) => error
+                .source()
+                .is_some_and(|cause| !cause.is::<http::uri::InvalidUri>()),
             Self::Status(status) => match status.code() {
                 Code::Unavailable | Code::DeadlineExceeded => true,
                 // Without RetryInfo it may be a quota that no waiting refills.

@@ -1,5 +1,11 @@
 //! The contract of `EventLog`, held against every store: one list of promises, run for each.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests panic as the tests do"
+)]
+
 #[path = "util/reading.rs"]
 mod reading;
 #[path = "util/redis_server.rs"]
@@ -90,7 +96,9 @@ fn hundred_events() -> LogSettings {
 }
 
 async fn publish(log: &Arc<dyn EventLog>, event_type: &str, payload: impl Into<Bytes>) {
-    let published = log.publish(&channel(event_type), payload.into(), None).await;
+    let published = log
+        .publish(&channel(event_type), payload.into(), None)
+        .await;
     assert!(!published.unwrap().duplicate);
 }
 
@@ -122,7 +130,9 @@ async fn what_is_published_after_subscribing_is_seen_in_order(log: Arc<dyn Event
     publish_numbers(&log, "step", 0..300).await;
     let mut before = start;
     for (number, entry) in (0..300).zip(take(&mut subscription, 300).await) {
-        let Entry::Event(event) = entry else { panic!("a gap") };
+        let Entry::Event(event) = entry else {
+            panic!("a gap")
+        };
         assert_eq!(event.payload(), number.to_string().as_bytes());
         assert_eq!(event.channel(), &channel("step"));
         assert_eq!(event.event_type(), "step");
@@ -140,7 +150,9 @@ async fn an_event_that_several_patterns_match_comes_once_and_others_not_at_all(
     patterns.extend(pattern("intellirouter:*:router_core:done"));
     let mut subscription = log.subscribe(patterns, None).await.unwrap();
     let elsewhere = ChannelName::new("memory", "router_core", "step");
-    log.publish(&elsewhere, Bytes::from_static(b"other"), None).await.unwrap();
+    log.publish(&elsewhere, Bytes::from_static(b"other"), None)
+        .await
+        .unwrap();
     publish(&log, "done", "mine").await;
     publish(&log, "step", "mine too").await;
     expect_events(&mut subscription, &["mine", "mine too"]).await;
@@ -148,7 +160,10 @@ async fn an_event_that_several_patterns_match_comes_once_and_others_not_at_all(
 
 async fn expect_events(subscription: &mut events::LogSubscription, expected: &[&str]) {
     let got = payloads(subscription, expected.len()).await;
-    assert_eq!(got, expected.iter().map(|s| s.as_bytes()).collect::<Vec<_>>());
+    assert_eq!(
+        got,
+        expected.iter().map(|s| s.as_bytes()).collect::<Vec<_>>()
+    );
 }
 
 async fn subscribers_share_one_event_and_its_frames(log: Arc<dyn EventLog>) {
@@ -219,7 +234,9 @@ async fn a_trimmed_position_gives_a_gap_and_then_everything_that_is_left(log: Ar
     read_up_to(&mut witness, b"149").await;
     let mut subscription = log.subscribe(all(), Some(start)).await.unwrap();
     let first = batch(&mut subscription).await;
-    let Entry::Gap(gap) = first[0] else { panic!("no gap") };
+    let Entry::Gap(gap) = first[0] else {
+        panic!("no gap")
+    };
     assert_eq!(gap.reason, GapReason::Trimmed);
     assert_eq!(gap.from, Some(start));
     assert_eq!(gap.to.offset, start.offset + 50);
@@ -241,7 +258,9 @@ async fn one_that_does_not_read_gets_one_gap_and_goes_on(log: Arc<dyn EventLog>)
     while got.len() < 101 {
         got.extend(batch(&mut slow).await);
     }
-    let Entry::Gap(gap) = got[0] else { panic!("no gap") };
+    let Entry::Gap(gap) = got[0] else {
+        panic!("no gap")
+    };
     assert_eq!((gap.reason, gap.from), (GapReason::Slow, Some(start)));
     assert_eq!(gap.to.offset, start.offset + 50);
     let rest: Vec<_> = got[1..].iter().map(payload).collect();
@@ -285,7 +304,9 @@ async fn a_quiet_channel_resumes_without_a_gap_after_many_events_elsewhere(log: 
 async fn what_can_not_be_published_is_refused_with_the_reason(log: Arc<dyn EventLog>) {
     let mut subscription = log.subscribe(all(), None).await.unwrap();
     let (limit, bytes) = (1 << 20, (1 << 20) + 1);
-    let large = log.publish(&channel("step"), Bytes::from(vec![0; bytes]), None).await;
+    let large = log
+        .publish(&channel("step"), Bytes::from(vec![0; bytes]), None)
+        .await;
     assert_eq!(large, Err(PublishError::TooLarge { bytes, limit }));
     for key in ["", "with space", "ä", &"x".repeat(129)] {
         let refused = log.publish(&channel("step"), Bytes::new(), Some(key)).await;
@@ -293,7 +314,10 @@ async fn what_can_not_be_published_is_refused_with_the_reason(log: Arc<dyn Event
     }
     for event_type in ["", "a:b", "*", "ir.open", "UPPER"] {
         let refused = log.publish(&channel(event_type), Bytes::new(), None).await;
-        assert!(matches!(refused, Err(PublishError::InvalidChannel(_))), "{event_type:?}");
+        assert!(
+            matches!(refused, Err(PublishError::InvalidChannel(_))),
+            "{event_type:?}"
+        );
     }
     publish(&log, "step", "nothing before").await;
     expect_event(&mut subscription, "nothing before").await;
@@ -312,7 +336,8 @@ async fn a_repeat_with_the_same_key_publishes_nothing(log: Arc<dyn EventLog>) {
         .map(|_| {
             let log = Arc::clone(&log);
             tokio::spawn(async move {
-                log.publish(&channel("step"), Bytes::from_static(b"once"), Some("key-1")).await
+                log.publish(&channel("step"), Bytes::from_static(b"once"), Some("key-1"))
+                    .await
             })
         })
         .collect();
@@ -325,14 +350,20 @@ async fn a_repeat_with_the_same_key_publishes_nothing(log: Arc<dyn EventLog>) {
     }
     assert_eq!(duplicates, 9);
     positions.dedup();
-    assert_eq!(positions.len(), 1, "a duplicate has the position of the first");
+    assert_eq!(
+        positions.len(),
+        1,
+        "a duplicate has the position of the first"
+    );
     publish(&log, "step", "other").await;
     expect_events(&mut subscription, &["once", "other"]).await;
 }
 
 async fn the_same_key_on_another_channel_publishes(log: Arc<dyn EventLog>) {
     for event_type in ["one", "two"] {
-        let published = log.publish(&channel(event_type), Bytes::new(), Some("key")).await;
+        let published = log
+            .publish(&channel(event_type), Bytes::new(), Some("key"))
+            .await;
         assert!(!published.unwrap().duplicate);
     }
 }
@@ -342,7 +373,10 @@ async fn a_subscription_needs_a_bounded_number_of_patterns(log: Arc<dyn EventLog
     assert_eq!(none.err(), Some(SubscribeError::NoPattern));
     let many = vec![all().remove(0); MAX_PATTERNS + 1];
     let refused = log.subscribe(many.clone(), None).await;
-    assert_eq!(refused.err(), Some(SubscribeError::TooManyPatterns(MAX_PATTERNS + 1)));
+    assert_eq!(
+        refused.err(),
+        Some(SubscribeError::TooManyPatterns(MAX_PATTERNS + 1))
+    );
     assert!(log.subscribe(many[1..].to_vec(), None).await.is_ok());
 }
 
@@ -355,5 +389,8 @@ async fn the_status_counts_what_was_recorded(log: Arc<dyn EventLog>) {
     take(&mut subscription, 3).await;
     let after = log.status();
     assert_eq!(after.recorded, before.recorded + 3);
-    assert_eq!((after.ignored, after.oversized, after.reconnects), (0, 0, 0));
+    assert_eq!(
+        (after.ignored, after.oversized, after.reconnects),
+        (0, 0, 0)
+    );
 }

@@ -67,8 +67,13 @@ where
     H: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let Ok(stream) = acceptor.accept(tcp).await else { return };
-    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    tcp.set_nodelay(true).unwrap();
+    let Ok(stream) = acceptor.accept(tcp).await else {
+        return;
+    };
+    let Ok(mut connection) = h2::server::handshake(stream).await else {
+        return;
+    };
     let mut calls = JoinSet::new();
     while let Some(Ok((request, respond))) = connection.accept().await {
         calls.spawn(handle(request, respond));
@@ -77,8 +82,12 @@ where
 
 fn tls(cert: &Path, key: &Path, ca: &Path) -> TlsAcceptor {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
-    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+    roots
+        .add(CertificateDer::from_pem_file(ca).unwrap())
+        .unwrap();
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+        .build()
+        .unwrap();
     let mut config = ServerConfig::builder()
         .with_client_cert_verifier(verifier)
         .with_single_cert(

@@ -23,7 +23,10 @@ pub fn intellirouter() -> &'static PathBuf {
         // This test binary is target/<profile>/deps/<name>; the profile of the
         // tests may differ, the folder above does not.
         let own = std::env::current_exe().expect("a test binary has a path");
-        let target = own.ancestors().nth(3).expect("it stands in target/<profile>/deps");
+        let target = own
+            .ancestors()
+            .nth(3)
+            .expect("it stands in target/<profile>/deps");
         target.join("debug/intellirouter")
     })
 }

@@ -10,13 +10,13 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::DEADLINE;
 use crate::grpc::Status;
+use crate::{DEADLINE, Gateway};
 
 /// An HTTP/2 connection. It closes when it is dropped.
 pub struct Connection {
@@ -56,20 +56,14 @@ impl Answer {
     }
 }
 
-/// A TLS client of this CA that offers HTTP/2 and has a certificate or none.
-pub fn tls(ca: &Path, identity: Option<(&Path, &Path)>) -> TlsConnector {
+fn tls(ca: &Path) -> TlsConnector {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
-    let builder = ClientConfig::builder().with_root_certificates(roots);
-    let mut config = match identity {
-        Some((cert, key)) => builder
-            .with_client_auth_cert(
-                vec![CertificateDer::from_pem_file(cert).unwrap()],
-                PrivateKeyDer::from_pem_file(key).unwrap(),
-            )
-            .unwrap(),
-        None => builder.with_no_client_auth(),
-    };
+    roots
+        .add(CertificateDer::from_pem_file(ca).unwrap())
+        .unwrap();
+    let mut config = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     TlsConnector::from(Arc::new(config))
 }
@@ -77,11 +71,34 @@ pub fn tls(ca: &Path, identity: Option<(&Path, &Path)>) -> TlsConnector {
 impl Connection {
     /// Connects to a port of localhost.
     pub async fn open(port: u16, ca: &Path) -> Self {
-        let tcp = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).await.unwrap();
+        let tcp = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)))
+            .await
+            .unwrap();
+        tcp.set_nodelay(true).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
-        let tls = tls(ca, None).connect(name, tcp).await.expect("the handshake succeeds");
-        let (send, connection) = h2::client::handshake(tls).await.expect("HTTP/2 is spoken");
-        Self { send, driver: tokio::spawn(connection), port }
+        let tls = tls(ca)
+            .connect(name, tcp)
+            .await
+            .expect("the handshake succeeds");
+        // Room for many streams that a test leaves unread: only each stream's
+        // own window is small.
+        let handshake = h2::client::Builder::new()
+            .initial_window_size(65_535)
+            .initial_connection_window_size(64 * 1024 * 1024)
+            .handshake(tls);
+        let (send, connection) = handshake.await.expect("HTTP/2 is spoken");
+        Self {
+            send,
+            driver: tokio::spawn(connection),
+            port,
+        }
+    }
+
+    /// Closes the connection and waits until it is closed: a test that then
+    /// blocks on a process keeps no half-closed connection open.
+    pub async fn close(mut self) {
+        self.driver.abort();
+        let _ = (&mut self.driver).await;
     }
 
     /// Begins a gRPC call with these headers beside the usual ones.
@@ -106,15 +123,22 @@ impl Connection {
     /// Begins any request; `end` when it has no body.
     pub async fn begin(&mut self, request: Request<()>, end: bool) -> Call {
         let ready = self.send.clone().ready();
-        self.send = in_time("room for a stream", ready).await.expect("the connection lives");
-        let (response, send) = self.send.send_request(request, end).expect("a request is legal");
+        self.send = in_time("room for a stream", ready)
+            .await
+            .expect("the connection lives");
+        let (response, send) = self
+            .send
+            .send_request(request, end)
+            .expect("a request is legal");
         Call { send, response }
     }
 
     /// A whole unary call with one message.
     pub async fn unary(&mut self, path: &str, headers: &[(&str, &str)], message: &[u8]) -> Answer {
         let mut call = self.call(path, headers).await;
-        call.send.send_data(crate::grpc::frame(false, message), true).unwrap();
+        call.send
+            .send_data(crate::grpc::frame(false, message), true)
+            .unwrap();
         call.answer().await
     }
 }
@@ -122,14 +146,22 @@ impl Connection {
 impl Call {
     /// Waits for the response headers.
     pub async fn head(&mut self) -> Response<RecvStream> {
-        in_time("response headers", &mut self.response).await.expect("an answer comes")
+        in_time("response headers", &mut self.response)
+            .await
+            .expect("an answer comes")
     }
 
     /// Waits for the whole answer; panics when the stream is reset.
     pub async fn answer(mut self) -> Answer {
         let (head, body) = self.head().await.into_parts();
-        let (body, trailers) = in_time("the end", read(body)).await.expect("the answer is whole");
-        Answer { head: Response::from_parts(head, ()), body, trailers }
+        let (body, trailers) = in_time("the end", read(body))
+            .await
+            .expect("the answer is whole");
+        Answer {
+            head: Response::from_parts(head, ()),
+            body,
+            trailers,
+        }
     }
 }
 
@@ -149,4 +181,21 @@ pub async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
     tokio::time::timeout(DEADLINE, future)
         .await
         .unwrap_or_else(|_| panic!("no {what} within {DEADLINE:?}"))
+}
+
+/// One unary call with an empty message.
+pub async fn call(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut client = Connection::open(gateway.port, &gateway.ca).await;
+    let answer = client.unary(path, headers, b"").await;
+    client.close().await;
+    answer
+}
+
+/// The gRPC code of a call with this token.
+pub async fn code_with(gateway: &Gateway, path: &str, token: &str) -> i32 {
+    let bearer = format!("Bearer {token}");
+    call(gateway, path, &[("authorization", &bearer)])
+        .await
+        .status()
+        .code
 }

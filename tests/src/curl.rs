@@ -3,10 +3,6 @@
 use std::path::Path;
 use std::process::Command;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
-use crate::grpc::Status;
 use crate::{Gateway, Process};
 
 /// A finished answer.
@@ -25,7 +21,10 @@ pub struct Answer {
 impl Answer {
     /// The value of a header; of the first when there are several.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body as text.
@@ -36,7 +35,9 @@ impl Answer {
 
 fn base(ca: &Path) -> Command {
     let mut command = Command::new("curl");
-    command.args(["--silent", "--show-error", "--no-buffer", "--cacert"]).arg(ca);
+    command
+        .args(["--silent", "--show-error", "--no-buffer", "--cacert"])
+        .arg(ca);
     command
 }
 
@@ -45,16 +46,26 @@ pub fn request(gateway: &Gateway, path: &str, args: &[&str], body: Option<&[u8]>
     let folder = tempfile::tempdir().unwrap();
     let (head, answer) = (folder.path().join("head"), folder.path().join("body"));
     let mut command = base(&gateway.ca);
-    command.args(["--max-time", "20", "--dump-header"]).arg(&head).arg("--output").arg(&answer);
+    command
+        .args(["--max-time", "20", "--dump-header"])
+        .arg(&head)
+        .arg("--output")
+        .arg(&answer);
     if let Some(body) = body {
         let file = folder.path().join("request");
         std::fs::write(&file, body).unwrap();
-        command.arg("--data-binary").arg(format!("@{}", file.display()));
+        command
+            .arg("--data-binary")
+            .arg(format!("@{}", file.display()));
     }
     command.args(args).arg(gateway.url(path));
     let (status, _, err) = Process::run("curl", &command);
     // The command line is not shown: it may hold a token.
-    assert!(status.success(), "curl {path}: {err}\n{}", gateway.process.output());
+    assert!(
+        status.success(),
+        "curl {path}: {err}\n{}",
+        gateway.process.output()
+    );
     // curl leaves out the file of an empty body.
     let body = std::fs::read(&answer).unwrap_or_default();
     parse(&std::fs::read_to_string(&head).unwrap(), body)
@@ -62,14 +73,29 @@ pub fn request(gateway: &Gateway, path: &str, args: &[&str], body: Option<&[u8]>
 
 fn parse(head: &str, body: Vec<u8>) -> Answer {
     let mut lines = head.lines();
-    let mut first = lines.next().expect("an answer has a status line").split_whitespace();
-    let version = first.next().unwrap_or("").trim_start_matches("HTTP/").to_owned();
-    let status = first.next().and_then(|text| text.parse().ok()).expect("a status is a number");
+    let mut first = lines
+        .next()
+        .expect("an answer has a status line")
+        .split_whitespace();
+    let version = first
+        .next()
+        .unwrap_or("")
+        .trim_start_matches("HTTP/")
+        .to_owned();
+    let status = first
+        .next()
+        .and_then(|text| text.parse().ok())
+        .expect("a status is a number");
     let headers = lines
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
-    Answer { version, status, headers, body }
+    Answer {
+        version,
+        status,
+        headers,
+        body,
+    }
 }
 
 /// A request whose answer is read while it comes.
@@ -77,45 +103,4 @@ pub fn stream(gateway: &Gateway, path: &str, args: &[&str]) -> Process {
     let mut command = base(&gateway.ca);
     command.args(args).arg(gateway.url(path));
     Process::spawn("curl", &command)
-}
-
-/// The frames of a gRPC-Web body: flag byte and content.
-pub fn web_frames(mut body: &[u8]) -> Vec<(u8, Vec<u8>)> {
-    let mut frames = Vec::new();
-    while !body.is_empty() {
-        assert!(body.len() >= 5, "a frame is cut in its head: {body:?}");
-        let length = u32::from_be_bytes(body[1..5].try_into().unwrap()) as usize;
-        assert!(body.len() >= 5 + length, "a frame is cut: {body:?}");
-        frames.push((body[0], body[5..5 + length].to_vec()));
-        body = &body[5 + length..];
-    }
-    frames
-}
-
-/// Decodes a gRPC-Web text body: base64 pieces, each of which may be padded.
-pub fn web_text(body: &[u8]) -> Vec<u8> {
-    let pieces = body.chunks(4).map(|piece| STANDARD.decode(piece).expect("base64 in fours"));
-    pieces.flatten().collect()
-}
-
-/// The status in the last frame of a gRPC-Web body.
-pub fn web_status(frames: &[(u8, Vec<u8>)]) -> Status {
-    let trailers = web_trailers(frames);
-    Status::from_texts(|name| {
-        let found = trailers.iter().find(|(key, _)| key == name);
-        found.map(|(_, value)| value.clone())
-    })
-}
-
-/// The trailers in the last frame of a gRPC-Web body.
-pub fn web_trailers(frames: &[(u8, Vec<u8>)]) -> Vec<(String, String)> {
-    let (flag, block) = frames.last().expect("a body ends with trailers");
-    assert_eq!(*flag, 0x80, "the last frame holds the trailers");
-    let text = String::from_utf8(block.clone()).expect("trailers are text");
-    assert!(text.ends_with("\r\n"), "each trailer ends its line: {text:?}");
-    text.trim_end()
-        .split("\r\n")
-        .map(|line| line.split_once(':').unwrap_or_else(|| panic!("no trailer: {line:?}")))
-        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
-        .collect()
 }

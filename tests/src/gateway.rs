@@ -20,7 +20,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            auth: "[[auth.keys]]\nalgorithm = \"HS256\"\nsecret_file = \"certs/jwt.secret\"\n".into(),
+            auth: "[[auth.keys]]\nalgorithm = \"HS256\"\nsecret_file = \"certs/jwt.secret\"\n"
+                .into(),
             events: String::new(),
             rest: String::new(),
         }
@@ -31,15 +32,18 @@ impl Config {
     /// The interop service behind the gateway, open to the role `tester`,
     /// except for one method.
     pub fn interop(port: u16) -> Self {
-        Self::default().upstream("interop", port).route("/interop.testing.Interop/*", "interop").add(
-            "[[routes]]\nmatch = \"/interop.testing.Interop/Restricted\"\n\
+        Self::default()
+            .upstream("interop", port)
+            .route("/interop.testing.Interop/*", "interop")
+            .with_text(
+                "[[routes]]\nmatch = \"/interop.testing.Interop/Restricted\"\n\
              upstream = \"interop\"\nroles = [\"keeper\"]\n",
-        )
+            )
     }
 
     /// Adds an upstream that is reached over mTLS on this port.
     pub fn upstream(self, name: &str, port: u16) -> Self {
-        self.add(&format!(
+        self.with_text(&format!(
             "[[upstreams]]\nname = \"{name}\"\nendpoints = [\"https://127.0.0.1:{port}\"]\n\
              server_name = \"localhost\"\nca_file = \"certs/ca.crt\"\n\
              cert_file = \"certs/gateway-client.crt\"\nkey_file = \"certs/gateway-client.key\"\n",
@@ -48,7 +52,7 @@ impl Config {
 
     /// Adds a route for the role `tester`.
     pub fn route(self, pattern: &str, upstream: &str) -> Self {
-        self.add(&format!(
+        self.with_text(&format!(
             "[[routes]]\nmatch = \"{pattern}\"\nupstream = \"{upstream}\"\nroles = [\"tester\"]\n",
         ))
     }
@@ -65,7 +69,7 @@ impl Config {
     }
 
     /// Adds text at the end.
-    pub fn add(mut self, text: &str) -> Self {
+    pub fn with_text(mut self, text: &str) -> Self {
         self.rest.push_str(text);
         self
     }
@@ -99,9 +103,16 @@ impl Gateway {
         let file = site.write("gateway.toml", &config.render());
         let file = file.to_str().expect("a temporary folder has a plain name");
         let process = Process::spawn("gateway", &binary::command(&["gateway", "--config", file]));
-        let port = process.line("listening line", |line| port_after(line, "listening on https://"));
+        let port = process.line("listening line", |line| {
+            port_after(line, "listening on https://")
+        });
         let admin = process.line("admin line", |line| port_after(line, "admin on http://"));
-        Self { process, port, admin, ca: site.certs.path("ca.crt") }
+        Self {
+            process,
+            port,
+            admin,
+            ca: site.certs.path("ca.crt"),
+        }
     }
 
     /// A URL on the gateway; `path` begins with a slash.

@@ -41,7 +41,11 @@ pub struct Details {
 impl Status {
     /// From trailers, or from the headers of a trailers-only answer.
     pub fn read(trailers: &HeaderMap) -> Self {
-        let text = |name: &str| trailers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        let text = |name: &str| {
+            trailers
+                .get(name)
+                .map(|value| value.to_str().unwrap().to_owned())
+        };
         Self::from_texts(text)
     }
 
@@ -51,15 +55,22 @@ impl Status {
         let message = text("grpc-message").unwrap_or_default();
         Self {
             code: code.parse().expect("grpc-status is a number"),
-            message: percent_decode_str(&message).decode_utf8().expect("UTF-8").into_owned(),
-            details: text("grpc-status-details-bin").map(|t| Details::read(&t)).unwrap_or_default(),
+            message: percent_decode_str(&message)
+                .decode_utf8()
+                .expect("UTF-8")
+                .into_owned(),
+            details: text("grpc-status-details-bin")
+                .map(|t| Details::read(&t))
+                .unwrap_or_default(),
         }
     }
 }
 
 impl Details {
     fn read(text: &str) -> Self {
-        let bytes = STANDARD_NO_PAD.decode(text.trim_end_matches('=')).expect("base64");
+        let bytes = STANDARD_NO_PAD
+            .decode(text.trim_end_matches('='))
+            .expect("base64");
         let status = pb::Status::decode(&bytes[..]).expect("a google.rpc.Status");
         let mut details = Self::default();
         for any in status.details {

@@ -19,6 +19,8 @@ pub mod binary;
 pub mod certs;
 pub mod client;
 pub mod curl;
+pub mod events;
+pub mod foreign;
 pub mod gateway;
 pub mod grpc;
 pub mod messages;
@@ -28,6 +30,7 @@ pub mod scripts;
 pub mod service;
 pub mod site;
 pub mod token;
+pub mod web;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -61,6 +61,8 @@ impl Seen {
     /// The values of a header, in the order in which they came.
     pub fn values(&self, name: &str) -> Vec<String> {
         let values = self.metadata.iter().filter(|header| header.name == name);
-        values.map(|header| String::from_utf8_lossy(&header.value).into_owned()).collect()
+        values
+            .map(|header| String::from_utf8_lossy(&header.value).into_owned())
+            .collect()
     }
 }

@@ -72,7 +72,11 @@ impl Lines {
 
     fn wait_for_end(&self) {
         let state = self.state.lock().unwrap();
-        drop(self.changed.wait_timeout_while(state, DEADLINE, |state| !state.1).unwrap());
+        drop(
+            self.changed
+                .wait_timeout_while(state, DEADLINE, |state| !state.1)
+                .unwrap(),
+        );
     }
 
     fn all(&self) -> Vec<String> {
@@ -100,7 +104,9 @@ impl Process {
     /// Starts a command, with `name` for messages.
     pub fn spawn(name: &str, command: &Command) -> Self {
         let mut guarded = Command::new("setpriv");
-        guarded.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program());
+        guarded
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(command.get_program());
         guarded.args(command.get_args());
         for (key, value) in command.get_envs() {
             match value {
@@ -121,7 +127,14 @@ impl Process {
         let (stdout, stderr) = (Arc::<Lines>::default(), Arc::<Lines>::default());
         stdout.read(child.stdout.take().expect("stdout is piped"));
         stderr.read(child.stderr.take().expect("stderr is piped"));
-        Self { name: name.into(), stdin: child.stdin.take(), child, stdout, stderr, taken: 0 }
+        Self {
+            name: name.into(),
+            stdin: child.stdin.take(),
+            child,
+            stdout,
+            stderr,
+            taken: 0,
+        }
     }
 
     /// Runs a command to its end; gives its status, stdout and stderr.
@@ -151,9 +164,15 @@ impl Process {
     /// The next line on stdout that was not given out yet; `None` at the end
     /// of stdout.
     pub fn next_line(&mut self) -> Option<String> {
-        let line = self.stdout.find(self.taken, DEADLINE, |_, line| Some(line.to_owned()));
+        let line = self
+            .stdout
+            .find(self.taken, DEADLINE, |_, line| Some(line.to_owned()));
         if line.is_none() && !self.stdout.state.lock().unwrap().1 {
-            panic!("{}: no line within {DEADLINE:?}\n{}", self.name, self.output());
+            panic!(
+                "{}: no line within {DEADLINE:?}\n{}",
+                self.name,
+                self.output()
+            );
         }
         self.taken += usize::from(line.is_some());
         line
@@ -171,13 +190,19 @@ impl Process {
 
     /// The end of both streams, for messages.
     pub fn output(&self) -> String {
-        format!("--- stdout\n{}\n--- stderr\n{}", self.stdout.tail(), self.stderr.tail())
+        format!(
+            "--- stdout\n{}\n--- stderr\n{}",
+            self.stdout.tail(),
+            self.stderr.tail()
+        )
     }
 
     /// Writes a line to the child's stdin.
     pub fn send(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("stdin is open");
-        writeln!(stdin, "{line}").and_then(|()| stdin.flush()).expect("the child reads its stdin");
+        writeln!(stdin, "{line}")
+            .and_then(|()| stdin.flush())
+            .expect("the child reads its stdin");
     }
 
     /// Sends a signal to the child alone.
@@ -206,7 +231,12 @@ impl Process {
                 return status;
             }
             let late = Instant::now() > end;
-            assert!(!late, "{}: still runs after {DEADLINE:?}\n{}", self.name, self.output());
+            assert!(
+                !late,
+                "{}: still runs after {DEADLINE:?}\n{}",
+                self.name,
+                self.output()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -59,7 +59,10 @@ impl Redis {
         let mut command = Command::new("redis-cli");
         command.args(["-p", &self.port.to_string()]).args(args);
         let (status, out, err) = Process::run("redis-cli", &command);
-        assert!(status.success() && !out.starts_with("ERR"), "redis-cli {args:?}: {out}{err}");
+        assert!(
+            status.success() && !out.starts_with("ERR"),
+            "redis-cli {args:?}: {out}{err}"
+        );
         out
     }
 
@@ -67,7 +70,10 @@ impl Redis {
     /// they last sent.
     pub fn clients(&self) -> Vec<String> {
         let list = self.cli(&["CLIENT", "LIST"]);
-        list.lines().filter(|line| !line.contains("cmd=client")).map(str::to_owned).collect()
+        list.lines()
+            .filter(|line| !line.contains("cmd=client"))
+            .map(str::to_owned)
+            .collect()
     }
 }
 

@@ -23,7 +23,12 @@ pub fn grpcio(target: &str, ca: &Path) -> Command {
 /// `interop_client.mjs`, on a target.
 pub fn grpc_js(target: &str, ca: &Path) -> Command {
     let mut command = Command::new("node");
-    command.arg(here("clients/interop_client.mjs")).arg("--target").arg(target).arg("--ca").arg(ca);
+    command
+        .arg(here("clients/interop_client.mjs"))
+        .arg("--target")
+        .arg(target)
+        .arg("--ca")
+        .arg(ca);
     command
 }
 
@@ -42,11 +47,19 @@ pub fn browser(
     start: impl FnOnce(&str) -> Gateway,
 ) {
     let mut command = Command::new("node");
-    command.arg(here("clients/browser.mjs")).args(["--protocol", protocol]);
+    command
+        .arg(here("clients/browser.mjs"))
+        .args(["--protocol", protocol]);
     let mut script = Process::spawn("browser", &command);
-    let first = script.next_line().unwrap_or_else(|| panic!("no question\n{}", script.output()));
+    let first = script
+        .next_line()
+        .unwrap_or_else(|| panic!("no question\n{}", script.output()));
     let question: Value = serde_json::from_str(&first).expect("the script writes JSON");
-    let gateway = start(question["origin"].as_str().expect("the script tells its origin"));
+    let gateway = start(
+        question["origin"]
+            .as_str()
+            .expect("the script tells its origin"),
+    );
     script.send(&json!({"url": gateway.url(""), "token": token}).to_string());
     finish(script, service);
 }
@@ -65,12 +78,25 @@ fn finish(mut script: Process, service: &Interop) {
             cases += 1;
             check_outside(&report, service);
         } else {
-            failures.push(format!("{}: {}", report["case"], report["detail"].as_str().unwrap_or("")));
+            failures.push(format!(
+                "{}: {}",
+                report["case"],
+                report["detail"].as_str().unwrap_or("")
+            ));
         }
     }
     let status = script.wait();
-    assert!(failures.is_empty(), "{}\n{}", failures.join("\n"), script.output());
-    assert!(status.success() && cases > 0, "{status}, {cases} cases\n{}", script.output());
+    assert!(
+        failures.is_empty(),
+        "{}\n{}",
+        failures.join("\n"),
+        script.output()
+    );
+    assert!(
+        status.success() && cases > 0,
+        "{status}, {cases} cases\n{}",
+        script.output()
+    );
 }
 
 /// What a case did that only the service can tell of.
@@ -79,6 +105,10 @@ fn check_outside(report: &Value, service: &Interop) {
         service.cancelled(call, at, CANCELLED_WITHIN);
     }
     if let Some(call) = report["never_called"].as_str() {
-        assert!(!service.saw(call), "{}: the service was called", report["case"]);
+        assert!(
+            !service.saw(call),
+            "{}: the service was called",
+            report["case"]
+        );
     }
 }

@@ -32,7 +32,13 @@ impl Interop {
     pub fn start_on(port: u16, cert: &Path, key: &Path, ca: &Path) -> Self {
         let mut command = python("interop_server.py");
         command.args(["--port", &port.to_string()]);
-        command.arg("--cert").arg(cert).arg("--key").arg(key).arg("--ca").arg(ca);
+        command
+            .arg("--cert")
+            .arg(cert)
+            .arg("--key")
+            .arg(key)
+            .arg("--ca")
+            .arg(ca);
         let process = Process::spawn("interop service", &command);
         let port = process.line("ready entry", |line| {
             let value: Value = serde_json::from_str(line).ok()?;
@@ -43,7 +49,9 @@ impl Interop {
 
     /// Waits until the service has begun this call.
     pub fn begun(&self, call: &str) {
-        self.process.line(&format!("begin of {call}"), |line| entry(line, "begin", call));
+        self.process.line(&format!("begin of {call}"), |line| {
+            entry(line, "begin", call)
+        });
     }
 
     /// Waits until the service has seen this call cancelled, and fails when
@@ -51,15 +59,23 @@ impl Interop {
     pub fn cancelled(&self, call: &str, since: u64, within: Duration) {
         let value = self
             .process
-            .line(&format!("cancellation of {call}"), |line| entry(line, "cancelled", call));
+            .line(&format!("cancellation of {call}"), |line| {
+                entry(line, "cancelled", call)
+            });
         let at = value["at"].as_u64().expect("the journal has times");
         let took = Duration::from_millis(at.saturating_sub(since));
-        assert!(took <= within, "{call}: the service heard of it after {took:?}");
+        assert!(
+            took <= within,
+            "{call}: the service heard of it after {took:?}"
+        );
     }
 
     /// Whether the service has ever seen this call.
     pub fn saw(&self, call: &str) -> bool {
-        self.process.lines().iter().any(|line| entry(line, "begin", call).is_some())
+        self.process
+            .lines()
+            .iter()
+            .any(|line| entry(line, "begin", call).is_some())
     }
 }
 

@@ -19,7 +19,10 @@ pub struct Site {
 
 impl Site {
     /// A new folder, with certificates of its own.
-    #[expect(clippy::new_without_default, reason = "it makes files and starts a process")]
+    #[expect(
+        clippy::new_without_default,
+        reason = "it makes files and starts a process"
+    )]
     pub fn new() -> Self {
         let folder = TempDir::new().unwrap();
         let certs = Certs::make(folder.path().join("certs"));
@@ -50,7 +53,10 @@ impl Site {
 
     /// Starts the foreign service, with the certificate for backends.
     pub fn interop(&self) -> Interop {
-        self.interop_with(&self.certs.path("backend.crt"), &self.certs.path("backend.key"))
+        self.interop_with(
+            &self.certs.path("backend.crt"),
+            &self.certs.path("backend.key"),
+        )
     }
 
     /// Starts the foreign service with another certificate.

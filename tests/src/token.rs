@@ -35,7 +35,11 @@ impl SigningPair {
             other => panic!("no key pair for {other:?}"),
         };
         let key = KeyPair::generate_for(kind).unwrap();
-        Self { algorithm, private: key.serialize_pem(), public: key.public_key_pem() }
+        Self {
+            algorithm,
+            private: key.serialize_pem(),
+            public: key.public_key_pem(),
+        }
     }
 }
 
@@ -94,7 +98,11 @@ impl Token {
     /// With `"alg": "none"` as written and an empty signature.
     pub fn unsigned(&self, none: &str) -> String {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        format!("{}.{}.", part(&json!({"alg": none, "typ": "JWT"})), part(&self.claims))
+        format!(
+            "{}.{}.",
+            part(&json!({"alg": none, "typ": "JWT"})),
+            part(&self.claims)
+        )
     }
 
     fn sign(&self, algorithm: Algorithm, key: &EncodingKey) -> String {

@@ -1,6 +1,12 @@
 //! The control: the clients and the foreign service agree when nothing is
 //! between them. A case that fails here is no fault of the gateway.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "what can't go on fails its test"
+)]
+
 use std::process::Command;
 
 use intellirouter_tests::certs::Authority;

@@ -1,4 +1,4 @@
-"""Our gateway, with the whole job on."""
+"""Our gateway, with all of the job that it does."""
 
 import os
 
@@ -8,7 +8,7 @@ from . import Peer
 
 class Intellirouter(Peer):
     name = "intellirouter"
-    leaves_out = "nothing"
+    leaves_out = "limit"
 
     def missing(self, bench):
         binary = bench.binary("intellirouter")

@@ -35,6 +35,7 @@ PEERS = [
     Prototype("proto-h2-merge", "proto-h2", *MERGE),
     Prototype("proto-hyper-merge-turn", "proto-hyper", *MERGE, *TURN),
     Prototype("proto-h2-merge-turn", "proto-h2", *MERGE, *TURN),
+    Prototype("proto-h2-drain-turn", "proto-h2", "--drain", "--turn", "131072"),
     Prototype("proto-h2-turn", "proto-h2", *TURN),
     Prototype("proto-h2-merge-turn32", "proto-h2", *MERGE, "--turn", "32768"),
     Prototype("proto-h2-merge-turn128", "proto-h2", *MERGE, "--turn", "131072"),

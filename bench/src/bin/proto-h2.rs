@@ -5,7 +5,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use clap::Parser;
@@ -32,6 +32,11 @@ struct Options {
     /// Leave HTTP/2's windows at 64 KiB.
     #[arg(long)]
     small_windows: bool,
+    /// Take what waits while the receiver is slow, and never let the upstream
+    /// connection's window bind: a slow reader then holds its own stream's
+    /// window of bytes and nothing that others need.
+    #[arg(long)]
+    drain: bool,
     /// Let other tasks run after so many bytes read from the upstream.
     #[arg(long, default_value_t = usize::MAX)]
     turn: usize,
@@ -47,9 +52,14 @@ async fn main() -> Result<(), Error> {
     } else {
         (STREAM_WINDOW, CONNECTION_WINDOW)
     };
+    let connection_window = if options.drain {
+        i32::MAX as u32
+    } else {
+        windows.1
+    };
     let (upstream, connection) = h2::client::Builder::new()
         .initial_window_size(windows.0)
-        .initial_connection_window_size(windows.1)
+        .initial_connection_window_size(connection_window)
         .initial_max_send_streams(MAX_STREAMS as usize)
         .enable_push(false)
         // The default kills this connection, and with it every call, when a few
@@ -67,6 +77,7 @@ async fn main() -> Result<(), Error> {
         upstream,
         windows,
         merge: options.merge,
+        drain: options.drain,
     });
     loop {
         let stream = net::accept(&listener).await;
@@ -82,6 +93,7 @@ struct Worker {
     upstream: SendRequest<Bytes>,
     windows: (u32, u32),
     merge: usize,
+    drain: bool,
 }
 
 async fn serve(stream: TcpStream, worker: Arc<Worker>) -> Result<(), Error> {
@@ -94,9 +106,9 @@ async fn serve(stream: TcpStream, worker: Arc<Worker>) -> Result<(), Error> {
         .await?;
     while let Some(call) = connection.accept().await {
         let (request, mut respond) = call?;
-        let (upstream, merge) = (worker.upstream.clone(), worker.merge);
+        let (upstream, merge, drained) = (worker.upstream.clone(), worker.merge, worker.drain);
         tokio::spawn(async move {
-            if forward(request, &mut respond, upstream, merge)
+            if forward(request, &mut respond, upstream, merge, drained)
                 .await
                 .is_err()
             {
@@ -112,6 +124,7 @@ async fn forward(
     respond: &mut SendResponse<Bytes>,
     upstream: SendRequest<Bytes>,
     merge: usize,
+    drained: bool,
 ) -> Result<(), h2::Error> {
     let (parts, body) = request.into_parts();
     let ended = body.is_end_stream();
@@ -131,7 +144,11 @@ async fn forward(
         if ended {
             Ok(())
         } else {
-            pump(body, out, merge).await
+            if drained {
+                drain(body, out).await
+            } else {
+                pump(body, out, merge).await
+            }
         }
     };
     tokio::try_join!(up, down).map(|_| ())
@@ -157,6 +174,96 @@ async fn pump(
     match from.trailers().await? {
         Some(trailers) => to.send_trailers(trailers),
         None => to.send_data(Bytes::new(), true),
+    }
+}
+
+/// The most that one DATA frame takes; also what is asked of the receiver at once.
+const PART: usize = 16 * 1024;
+
+/// Like `pump`, but goes on taking frames while the receiver has no room. What
+/// it holds is bounded by the stream's window, since credit is given back only
+/// after the send.
+async fn drain(mut from: RecvStream, mut to: SendStream<Bytes>) -> Result<(), h2::Error> {
+    let mut held = BytesMut::new();
+    let mut whole = Bytes::new();
+    loop {
+        let ended = poll_fn(|context| take(&mut from, &mut held, &mut whole, &mut to, context));
+        let ended = ended.await?;
+        while !(whole.is_empty() && held.is_empty()) {
+            if whole.is_empty() {
+                whole = held.split().freeze();
+            }
+            let room = to.capacity();
+            if room == 0 {
+                break;
+            }
+            let part = whole.split_to(room.min(whole.len()));
+            let size = part.len();
+            let last = whole.is_empty() && held.is_empty() && from.is_end_stream();
+            to.send_data(part, last)?;
+            from.flow_control().release_capacity(size)?;
+            if last {
+                return Ok(());
+            }
+            to.reserve_capacity((whole.len() + held.len()).min(PART));
+        }
+        if ended && whole.is_empty() && held.is_empty() {
+            return match from.trailers().await? {
+                Some(trailers) => to.send_trailers(trailers),
+                None => to.send_data(Bytes::new(), true),
+            };
+        }
+    }
+}
+
+/// Ready when there is something to send and room for it, or nothing more comes.
+fn take(
+    from: &mut RecvStream,
+    held: &mut BytesMut,
+    whole: &mut Bytes,
+    to: &mut SendStream<Bytes>,
+    context: &mut Context<'_>,
+) -> Poll<Result<bool, h2::Error>> {
+    let ended = loop {
+        // Enough for one send; the rest may wait in the connection while there is room.
+        if to.capacity() > 0 && held.len() >= PART {
+            break false;
+        }
+        match from.poll_data(context) {
+            Poll::Pending => break false,
+            Poll::Ready(None) => break true,
+            Poll::Ready(Some(chunk)) => {
+                let chunk = chunk?;
+                if whole.is_empty() && held.is_empty() {
+                    *whole = chunk;
+                } else {
+                    if held.is_empty() && whole.len() < PART {
+                        held.reserve(PART);
+                        held.extend_from_slice(whole);
+                        *whole = Bytes::new();
+                    }
+                    held.extend_from_slice(&chunk);
+                }
+            }
+        }
+    };
+    let waiting = whole.len() + held.len();
+    if waiting == 0 {
+        return if ended {
+            Poll::Ready(Ok(true))
+        } else {
+            Poll::Pending
+        };
+    }
+    to.reserve_capacity(waiting.min(PART));
+    if to.capacity() > 0 {
+        return Poll::Ready(Ok(ended));
+    }
+    match to.poll_capacity(context) {
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(Some(Ok(_))) => Poll::Ready(Ok(ended)),
+        Poll::Ready(Some(Err(error))) => Poll::Ready(Err(error)),
+        Poll::Ready(None) => Poll::Ready(Err(Reason::CANCEL.into())),
     }
 }
 

@@ -15,7 +15,7 @@ use intellirouter::events::{MAX_PATTERNS, Position};
 use tonic::Code;
 
 use super::frames::Format;
-use super::stream::EventStream;
+use super::stream::{Closed, EventStream};
 use super::{EventPlane, access, publish_refusal, subscribe_refusal, too_large};
 use crate::body::{Body, Kind};
 use crate::layers::authenticate::Identity;
@@ -25,11 +25,19 @@ use crate::reply::Reply;
 const PAYLOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The body of an event stream. Holds one encoded batch at most.
-pub(crate) struct EventBody(Pin<Box<dyn Stream<Item = Bytes> + Send>>);
+pub(crate) struct EventBody {
+    frames: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
+    closed: Closed,
+}
 
 impl EventBody {
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        self.0.poll_next_unpin(cx)
+        self.frames.poll_next_unpin(cx)
+    }
+
+    /// Says why the stream ends, before it is dropped.
+    pub(crate) fn close(&self, reason: &'static str) {
+        let _ = self.closed.set(reason);
     }
 }
 
@@ -80,11 +88,13 @@ async fn subscribe(
     let subscription =
         plane.log.subscribe(patterns, after).await.map_err(|error| subscribe_refusal(&error))?;
     let stream = EventStream::new(plane.clone(), subscription, caller);
+    let closed = stream.closed();
     let frames = futures_util::stream::unfold(stream, move |mut stream| async move {
         let signal = stream.next().await?;
         Some((format.encode(&signal), stream))
     });
-    let mut response = Response::new(Body::new(Kind::Events(Box::new(EventBody(Box::pin(frames))))));
+    let body = EventBody { frames: Box::pin(frames), closed };
+    let mut response = Response::new(Body::new(Kind::Events(Box::new(body))));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     // Proxies on the way must neither keep, compress nor hold back what is sparse.

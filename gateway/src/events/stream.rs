@@ -5,7 +5,7 @@
 //! pace is its flow control: nothing is taken from the log before the
 //! connection has room.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use intellirouter::events::{Entry, LogSubscription, Position};
@@ -62,9 +62,11 @@ pub(super) struct EventStream {
     heartbeat: Interval,
     position: Interval,
     stage: Stage,
-    /// Why the stream ended, for the metrics.
-    closed: &'static str,
+    closed: Closed,
 }
+
+/// Why a stream ended, for the metrics; the first reason counts.
+pub(super) type Closed = Arc<OnceLock<&'static str>>;
 
 enum Stage {
     Fresh,
@@ -95,8 +97,13 @@ impl EventStream {
             plane,
             subscription,
             stage: Stage::Fresh,
-            closed: "client_gone",
+            closed: Closed::default(),
         }
+    }
+
+    /// Where whoever carries the stream can say why it ends.
+    pub(super) fn closed(&self) -> Closed {
+        self.closed.clone()
     }
 
     pub(super) async fn next(&mut self) -> Option<Signal> {
@@ -129,7 +136,7 @@ impl EventStream {
 
     fn end(&mut self, end: End) -> Signal {
         self.stage = Stage::Over;
-        self.closed = end.reason();
+        let _ = self.closed.set(end.reason());
         Signal::End(end)
     }
 }
@@ -137,7 +144,7 @@ impl EventStream {
 impl Drop for EventStream {
     fn drop(&mut self) {
         self.plane.telemetry.event_streams.dec();
-        let labels = EventCloseLabels { reason: self.closed };
+        let labels = EventCloseLabels { reason: self.closed.get_or_init(|| "client_gone") };
         self.plane.telemetry.event_streams_closed.get_or_create(&labels).inc();
     }
 }

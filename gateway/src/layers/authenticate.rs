@@ -11,7 +11,7 @@
 //! used go first. Refused tokens are not remembered.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
@@ -39,8 +39,11 @@ pub(crate) struct Caller {
     subject: String,
     roles: Vec<String>,
     /// Per upstream: the identity token in use, and when to make the next.
-    minted: Box<[Mutex<Option<(HeaderValue, SystemTime)>>]>,
+    minted: Box<[Mutex<Option<Minted>>]>,
 }
+
+/// An identity token, and when to make the next.
+type Minted = (HeaderValue, SystemTime);
 
 impl Identity {
     pub(crate) fn subject(&self) -> &str {
@@ -72,17 +75,15 @@ pub(crate) struct Signing {
 /// See the module's comment.
 pub(crate) struct Authenticate {
     verifier: TokenVerifier,
-    leeway: Duration,
     signing: Signing,
     tokens: Cache<Box<str>, Arc<Identity>, TokenBytes>,
     callers: Cache<(String, Vec<String>), Arc<Caller>>,
 }
 
 impl Authenticate {
-    pub(crate) fn new(verifier: TokenVerifier, leeway: Duration, signing: Signing) -> Self {
+    pub(crate) fn new(verifier: TokenVerifier, signing: Signing) -> Self {
         Self {
             verifier,
-            leeway,
             signing,
             tokens: Cache::with_weighter(CACHED_TOKENS, CACHED_TOKEN_BYTES, TokenBytes),
             callers: Cache::new(CACHED_CALLERS),
@@ -93,12 +94,12 @@ impl Authenticate {
     pub(crate) fn check(&self, headers: &HeaderMap, now: SystemTime) -> Result<Arc<Identity>, Reply> {
         let token = bearer(headers)?;
         if let Some(identity) = self.tokens.get(token) {
-            if now < UNIX_EPOCH + Duration::from_secs(identity.expires) + self.leeway {
+            if self.verifier.is_current(identity.expires, now) {
                 return Ok(identity);
             }
             self.tokens.remove(token);
         }
-        let claims = self.verifier.verify(token).map_err(refuse)?;
+        let claims = self.verifier.verify_at(token, now).map_err(refuse)?;
         let identity = Arc::new(Identity { expires: claims.exp, caller: self.caller(claims) });
         self.tokens.insert(token.into(), identity.clone());
         Ok(identity)

@@ -1,8 +1,9 @@
 //! HTTP/2 on the h2 crate directly: one task per connection, one per stream.
 //!
 //! Bounds, per connection: the configured number of streams and header bytes,
-//! a receive window of 256 KiB a stream and 1 MiB in all, a send buffer of
-//! 64 KiB a stream; resets and small frames are bounded by h2, which closes the
+//! a receive window and a send buffer of 128 KiB and 64 KiB for each stream (the
+//! connection's window has room for all of them, so that streams nobody reads
+//! hold up no other); resets and small frames are bounded by h2, which closes the
 //! connection with ENHANCE_YOUR_CALM beyond that. A stream that its client
 //! resets is dropped at once, and with it the call upstream.
 
@@ -22,14 +23,13 @@ use http::{Request, Response};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::body::Body;
+use crate::body::{Body, BodyError};
 use crate::gateway::Worker;
 use crate::pipeline;
 use crate::relay::{Relay, RelayError};
 use crate::reply::Reply;
 
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const STREAM_WINDOW: u32 = 128 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// Serves one connection; tells why the gateway closed it, if it did.
@@ -40,7 +40,7 @@ where
     let limits = &worker.gateway.config.limits;
     let handshake = Builder::new()
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(whole_window(limits.streams_per_connection))
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.header_bytes)
@@ -69,6 +69,11 @@ where
             Some(None) => return None,
         }
     }
+}
+
+/// Room for every stream's window (RFC 9113, 6.9.1: at most 2^31 - 1).
+fn whole_window(streams: u32) -> u32 {
+    STREAM_WINDOW.saturating_mul(streams).min(i32::MAX as u32)
 }
 
 fn closed_by_us(error: &h2::Error) -> Option<&'static str> {
@@ -110,6 +115,8 @@ async fn stream(
     let relayed = std::future::poll_fn(|cx| relay.poll(cx, &mut body, &mut send));
     match AssertUnwindSafe(relayed).catch_unwind().await {
         Ok(Ok(()) | Err(RelayError::Sink)) => {}
+        Ok(Err(RelayError::Stalled)) => send.send_reset(Reason::CANCEL),
+        Ok(Err(RelayError::Source(BodyError::Cut))) => send.send_reset(Reason::CANCEL),
         Ok(Err(RelayError::Source(error))) => {
             tracing::debug!(%error, "response broken off");
             break_off(&mut send, is_grpc, &Reply::unavailable("upstream_cut", "the answer broke off"));

@@ -3,8 +3,10 @@
 //!
 //! TCP_NODELAY is set; keepalive (20 s idle, 3 probes of 5 s) and
 //! TCP_USER_TIMEOUT (30 s) end connections to hosts that vanished. What one
-//! connection buffers is bounded by its windows: 1 MiB for a stream, 8 MiB in
-//! all, credit being given only after data went on.
+//! connection buffers is bounded by the windows of its streams, 128 KiB each,
+//! credit being given only after data went on. The connection's own window has
+//! room for all its calls, [`CALLS`]: callers that do not read must not hold up
+//! those that do.
 
 use std::io;
 use std::sync::Arc;
@@ -20,9 +22,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::config::{EndpointConfig, UpstreamConfig};
+use crate::io::{ReadAhead, Turns};
 
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// The most calls on one connection, whatever its peer would allow.
+pub(super) const CALLS: u32 = 1024;
+const STREAM_WINDOW: u32 = 128 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
 const HEADER_BYTES: u32 = 64 * 1024;
 
@@ -125,7 +129,7 @@ impl Endpoint {
         match &self.tls {
             None => self.handshake(tcp).await,
             Some((connector, name)) => {
-                let tls = connector.connect(name.clone(), tcp).await.map_err(failed)?;
+                let tls = connector.connect(name.clone(), ReadAhead::new(tcp)).await.map_err(failed)?;
                 if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
                     return Err(UpstreamError::NotHttp2 { endpoint: self.name() });
                 }
@@ -140,11 +144,11 @@ impl Endpoint {
     {
         let (send, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(STREAM_WINDOW * CALLS)
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(HEADER_BYTES)
             .enable_push(false)
-            .handshake(io)
+            .handshake(Turns::new(io))
             .await
             .map_err(|source| UpstreamError::Http2 { endpoint: self.name(), source })?;
         let endpoint = self.name();

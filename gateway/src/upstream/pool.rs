@@ -20,7 +20,7 @@ use http::uri::PathAndQuery;
 use http::{Request, Uri, Version};
 use tokio::time::Instant;
 
-use super::connect::{Endpoint, Upstream};
+use super::connect::{CALLS, Endpoint, Upstream};
 use crate::reply::Reply;
 
 /// How long an endpoint that could not be reached is passed over.
@@ -96,6 +96,18 @@ impl Pool {
     /// A place for one call, on a connection that lives.
     pub(crate) async fn lease(&self) -> Result<Lease, Reply> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let endpoint = first % self.slots.len();
+        if !self.slots[endpoint].backs_off()
+            && let Some(connection) = self.slots[endpoint].take()
+        {
+            return Ok(Lease { connection, upstream: self.upstream.clone(), endpoint });
+        }
+        // Boxed, so that a call that needs no connection does not carry the
+        // state of making one.
+        Box::pin(self.connect_any(first)).await
+    }
+
+    async fn connect_any(&self, first: usize) -> Result<Lease, Reply> {
         let order = |step: usize| (first.wrapping_add(step)) % self.slots.len();
         let mut refusal = None;
         for desperate in [false, true] {
@@ -163,7 +175,7 @@ impl Slot {
                 connections.swap_remove(index);
                 continue;
             }
-            let most = connection.send.current_max_send_streams();
+            let most = connection.send.current_max_send_streams().min(CALLS as usize);
             if connection.in_flight.load(Ordering::Relaxed) < most {
                 connection.in_flight.fetch_add(1, Ordering::Relaxed);
                 return Some(connection.clone());

@@ -94,7 +94,11 @@ mod tests {
         assert!(check_key("8e03978e-40d5-43e8-bc93-6894a57f9324").is_ok());
         assert!(check_key(&"~".repeat(128)).is_ok());
         for key in ["", "a b", "a\n", "ä", "\u{7f}", &"x".repeat(129)] {
-            assert_eq!(check_key(key), Err(PublishError::BadIdempotencyKey), "{key:?}");
+            assert_eq!(
+                check_key(key),
+                Err(PublishError::BadIdempotencyKey),
+                "{key:?}"
+            );
         }
     }
 
@@ -134,7 +138,13 @@ mod tests {
         let mut keys = Keys::default();
         publish(&mut keys, "k", 1);
         let other = ChannelName::new("a", "b", "d");
-        let position = Position { epoch: 1, offset: 2 };
-        assert_eq!(keys.once(&other, "k", || Ok(position)), Ok((position, false)));
+        let position = Position {
+            epoch: 1,
+            offset: 2,
+        };
+        assert_eq!(
+            keys.once(&other, "k", || Ok(position)),
+            Ok((position, false))
+        );
     }
 }

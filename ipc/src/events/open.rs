@@ -25,7 +25,9 @@ pub async fn open(url: &str, settings: LogSettings) -> IpcResult<Arc<dyn EventLo
             "event store with scheme {}: {EXPECTED}",
             shown(scheme)
         ))),
-        None => Err(invalid(format!("event store URL without a scheme: {EXPECTED}"))),
+        None => Err(invalid(format!(
+            "event store URL without a scheme: {EXPECTED}"
+        ))),
     }
 }
 

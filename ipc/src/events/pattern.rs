@@ -195,7 +195,10 @@ mod tests {
         ] {
             assert_eq!(pattern(text).to_string(), text);
         }
-        assert_eq!(pattern("intellirouter:*:*:*").to_string(), "intellirouter:*");
+        assert_eq!(
+            pattern("intellirouter:*:*:*").to_string(),
+            "intellirouter:*"
+        );
     }
 
     fn segment() -> impl Strategy<Value = String> {

@@ -21,7 +21,10 @@ pub struct Position {
 
 impl Position {
     /// Lies in no log: the epoch 0 is never taken. To resume from here always gives a gap.
-    pub const NOWHERE: Self = Self { epoch: 0, offset: 0 };
+    pub const NOWHERE: Self = Self {
+        epoch: 0,
+        offset: 0,
+    };
 }
 
 impl fmt::Display for Position {
@@ -84,7 +87,18 @@ mod tests {
     #[test]
     fn anything_else_is_refused() {
         for text in [
-            "", "-", "1", "1-", "-1", "1-2-3", "+1-2", "01-2", "1-02", "1 -2", "a-b", "1-2\n",
+            "",
+            "-",
+            "1",
+            "1-",
+            "-1",
+            "1-2-3",
+            "+1-2",
+            "01-2",
+            "1-02",
+            "1 -2",
+            "a-b",
+            "1-2\n",
             "18446744073709551616-0",
         ] {
             assert!(text.parse::<Position>().is_err(), "{text:?}");

@@ -12,7 +12,7 @@
 //! While Redis is away a publish fails at once and a new subscription is refused; those that are
 //! open stay open. A message on a channel that breaks the grammar is ignored and counted; one that
 //! is larger than the largest payload becomes the gap `trimmed` on its channel. Publishes that
-//! wait for their answer take at most 16 MiB; beyond it they wait for room, within their timeout.
+//! wait for their answer take at most 16 MiB; beyond it a publish is refused at once.
 
 use std::fmt;
 use std::sync::Arc;

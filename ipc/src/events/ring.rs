@@ -241,7 +241,10 @@ impl Ring {
         let oldest = state.cursor(state.first - 1);
         let (cursor, reason) = if after.epoch != self.epoch {
             let unseen = self.ids == Ids::Own && after.epoch < self.epoch;
-            (if unseen { oldest } else { live }, GapReason::StoreRestarted)
+            (
+                if unseen { oldest } else { live },
+                GapReason::StoreRestarted,
+            )
         } else if after.offset > live.offset {
             (live, GapReason::StoreLostData)
         } else if after.offset < oldest.offset {
@@ -309,18 +312,14 @@ impl Ring {
     fn entry(&self, slot: &Slot, before: u64, patterns: &[ChannelPattern]) -> Option<Entry> {
         let meant = |channel: &ChannelName| patterns.iter().any(|p| p.matches_name(channel));
         match &slot.item {
-            Item::Event(event) => {
-                meant(event.channel()).then(|| Entry::Event(Arc::clone(event)))
-            }
-            Item::Gap(reason, channel) => {
-                channel.as_ref().is_none_or(meant).then(|| {
-                    Entry::Gap(Gap {
-                        from: Some(self.at(before)),
-                        to: self.at(before + 1),
-                        reason: *reason,
-                    })
+            Item::Event(event) => meant(event.channel()).then(|| Entry::Event(Arc::clone(event))),
+            Item::Gap(reason, channel) => channel.as_ref().is_none_or(meant).then(|| {
+                Entry::Gap(Gap {
+                    from: Some(self.at(before)),
+                    to: self.at(before + 1),
+                    reason: *reason,
                 })
-            }
+            }),
         }
     }
 
@@ -355,13 +354,17 @@ impl State {
 
     /// The sizes of everything ever appended, in bytes.
     fn end_bytes(&self) -> u64 {
-        self.slots.back().map_or(self.trimmed_bytes, |s| s.end_bytes)
+        self.slots
+            .back()
+            .map_or(self.trimmed_bytes, |s| s.end_bytes)
     }
 
     /// The cursor at an offset between the last trimmed one and the head.
     fn cursor(&self, offset: u64) -> Cursor {
         let index = usize::try_from(offset - (self.first - 1)).ok();
-        let slot = index.and_then(|i| i.checked_sub(1)).and_then(|i| self.slots.get(i));
+        let slot = index
+            .and_then(|i| i.checked_sub(1))
+            .and_then(|i| self.slots.get(i));
         Cursor {
             offset,
             bytes: slot.map_or(self.trimmed_bytes, |slot| slot.end_bytes),

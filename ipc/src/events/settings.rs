@@ -65,7 +65,10 @@ impl LogSettings {
             ),
             (self.retain_events == 0, "retain_events must be at least 1"),
             (self.retain_age.is_zero(), "retain_age must be above 0"),
-            (self.publish_timeout.is_zero(), "publish_timeout must be above 0"),
+            (
+                self.publish_timeout.is_zero(),
+                "publish_timeout must be above 0",
+            ),
             (
                 self.reconnect_min.is_zero() || self.reconnect_max < self.reconnect_min,
                 "reconnect_min must be above 0 and at most reconnect_max",

@@ -126,7 +126,9 @@ impl<C> SecureGrpcClientBuilder<C> {
         }
         let target = Target::parse(url.as_ref())?;
         let connector = self.connector(&target)?;
-        let channel = endpoint(&target)?.connect_with_connector(connector.into_service()).await?;
+        let channel = endpoint(&target)?
+            .connect_with_connector(connector.into_service())
+            .await?;
         Ok(make(SecureChannel::new(channel, self.tokens)))
     }
 
@@ -134,7 +136,11 @@ impl<C> SecureGrpcClientBuilder<C> {
         match &self.tls {
             Some(tls) => {
                 let name = super::tls::server_name(&self.domain)?;
-                Ok(Connector::tls(target, name, tls.load_client_config(&self.domain)?))
+                Ok(Connector::tls(
+                    target,
+                    name,
+                    tls.load_client_config(&self.domain)?,
+                ))
             }
             None if !self.plaintext => Err(IpcError::Security(
                 "no TLS is configured: call with_tls, or allow_plaintext if that is meant".into(),

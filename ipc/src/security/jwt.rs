@@ -63,14 +63,18 @@ struct Usable {
 
 impl fmt::Debug for Usable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Usable").field("verifier", &self.verifier).finish_non_exhaustive()
+        f.debug_struct("Usable")
+            .field("verifier", &self.verifier)
+            .finish_non_exhaustive()
     }
 }
 
 impl JwtAuthenticator {
     /// Takes a config; faults in it are reported by every operation.
     pub fn new(config: JwtConfig) -> Self {
-        Self { usable: Usable::new(config) }
+        Self {
+            usable: Usable::new(config),
+        }
     }
 
     /// A token for a service, valid from now for the configured time.
@@ -78,13 +82,16 @@ impl JwtAuthenticator {
     /// Fails when the config is unusable, when `service` is empty, and when the roles make a token
     /// over 8 KiB, which no verifier would read.
     pub fn generate_token(&self, service: &str, roles: Vec<String>) -> IpcResult<String> {
-        self.generate_at(service, &roles, SystemTime::now()).map(|(token, _)| token)
+        self.generate_at(service, &roles, SystemTime::now())
+            .map(|(token, _)| token)
     }
 
     /// What a valid token says. Fails with [`IpcError::Security`] and the reason.
     pub fn validate_token(&self, token: &str) -> IpcResult<Claims> {
         let verifier = &self.usable()?.verifier;
-        verifier.verify(token).map_err(|error| IpcError::Security(error.to_string()))
+        verifier
+            .verify(token)
+            .map_err(|error| IpcError::Security(error.to_string()))
     }
 
     /// The token and how long it lives, as of `now`.
@@ -96,7 +103,9 @@ impl JwtAuthenticator {
     ) -> IpcResult<(String, Duration)> {
         let usable = self.usable()?;
         if service.is_empty() {
-            return Err(IpcError::InvalidArgument("the service name must not be empty".into()));
+            return Err(IpcError::InvalidArgument(
+                "the service name must not be empty".into(),
+            ));
         }
         let iat = unix_seconds(now);
         let claims = Claims {
@@ -119,7 +128,9 @@ impl JwtAuthenticator {
     }
 
     fn usable(&self) -> IpcResult<&Usable> {
-        self.usable.as_ref().map_err(|reason| IpcError::Security(reason.clone()))
+        self.usable
+            .as_ref()
+            .map_err(|reason| IpcError::Security(reason.clone()))
     }
 }
 
@@ -165,7 +176,9 @@ mod tests {
     #[test]
     fn a_generated_token_says_who_what_and_how_long() {
         let jwt = JwtAuthenticator::new(config());
-        let token = jwt.generate_token("chain_engine", vec!["reader".into()]).unwrap();
+        let token = jwt
+            .generate_token("chain_engine", vec!["reader".into()])
+            .unwrap();
 
         let claims = jwt.validate_token(&token).unwrap();
 
@@ -179,7 +192,9 @@ mod tests {
     #[test]
     fn an_independent_library_accepts_a_generated_token() {
         let jwt = JwtAuthenticator::new(config());
-        let token = jwt.generate_token("memory", vec!["a".into(), "b".into()]).unwrap();
+        let token = jwt
+            .generate_token("memory", vec!["a".into(), "b".into()])
+            .unwrap();
 
         let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256);
         rules.set_issuer(&["intellirouter"]);
@@ -195,11 +210,22 @@ mod tests {
     fn a_token_of_another_secret_issuer_or_audience_is_refused_as_a_security_error() {
         let jwt = JwtAuthenticator::new(config());
         for other in [
-            JwtConfig { secret: "f".repeat(32), ..config() },
-            JwtConfig { issuer: "other".into(), ..config() },
-            JwtConfig { audience: "other".into(), ..config() },
+            JwtConfig {
+                secret: "f".repeat(32),
+                ..config()
+            },
+            JwtConfig {
+                issuer: "other".into(),
+                ..config()
+            },
+            JwtConfig {
+                audience: "other".into(),
+                ..config()
+            },
         ] {
-            let token = JwtAuthenticator::new(other).generate_token("memory", vec![]).unwrap();
+            let token = JwtAuthenticator::new(other)
+                .generate_token("memory", vec![])
+                .unwrap();
             let error = jwt.validate_token(&token).unwrap_err();
             assert!(matches!(error, IpcError::Security(_)), "{error}");
         }
@@ -213,7 +239,11 @@ mod tests {
         let verifier = jwt.verifier().unwrap();
 
         assert_eq!(lifetime, Duration::from_secs(3600));
-        assert!(verifier.verify_at(&token, issued + Duration::from_secs(3599)).is_ok());
+        assert!(
+            verifier
+                .verify_at(&token, issued + Duration::from_secs(3599))
+                .is_ok()
+        );
         assert_eq!(
             verifier.verify_at(&token, issued + lifetime),
             Err(crate::security::TokenError::Expired)
@@ -223,12 +253,48 @@ mod tests {
     #[test]
     fn an_unusable_config_makes_every_operation_fail_with_the_reason_but_not_the_secret() {
         let table = [
-            (JwtConfig { secret: "tooshortsecret".into(), ..config() }, "14 bytes"),
-            (JwtConfig { secret: String::new(), ..config() }, "blank"),
-            (JwtConfig { secret: " ".repeat(40), ..config() }, "blank"),
-            (JwtConfig { issuer: String::new(), ..config() }, "issuer"),
-            (JwtConfig { audience: String::new(), ..config() }, "audience"),
-            (JwtConfig { expiration_seconds: 0, ..config() }, "expiration_seconds"),
+            (
+                JwtConfig {
+                    secret: "tooshortsecret".into(),
+                    ..config()
+                },
+                "14 bytes",
+            ),
+            (
+                JwtConfig {
+                    secret: String::new(),
+                    ..config()
+                },
+                "blank",
+            ),
+            (
+                JwtConfig {
+                    secret: " ".repeat(40),
+                    ..config()
+                },
+                "blank",
+            ),
+            (
+                JwtConfig {
+                    issuer: String::new(),
+                    ..config()
+                },
+                "issuer",
+            ),
+            (
+                JwtConfig {
+                    audience: String::new(),
+                    ..config()
+                },
+                "audience",
+            ),
+            (
+                JwtConfig {
+                    expiration_seconds: 0,
+                    ..config()
+                },
+                "expiration_seconds",
+            ),
         ];
         for (config, reason) in table {
             let jwt = JwtAuthenticator::new(config);

@@ -22,19 +22,29 @@ impl RoleConfig {
 
     /// Gives a role to a service; giving it twice changes nothing.
     pub fn add_role(&mut self, service: impl Into<String>, role: impl Into<String>) -> &mut Self {
-        self.roles.entry(service.into()).or_default().insert(role.into());
+        self.roles
+            .entry(service.into())
+            .or_default()
+            .insert(role.into());
         self
     }
 
     /// Whether exactly this role was given to the service. `admin` does not imply others here.
     pub fn has_role(&self, service: &str, role: &str) -> bool {
-        self.roles.get(service).is_some_and(|roles| roles.contains(role))
+        self.roles
+            .get(service)
+            .is_some_and(|roles| roles.contains(role))
     }
 
     /// All roles of a service, sorted; what `generate_token` takes.
     pub fn roles_of(&self, service: &str) -> Vec<String> {
-        let mut roles: Vec<_> =
-            self.roles.get(service).into_iter().flatten().cloned().collect();
+        let mut roles: Vec<_> = self
+            .roles
+            .get(service)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
         roles.sort_unstable();
         roles
     }
@@ -47,7 +57,9 @@ mod tests {
     #[test]
     fn a_service_has_exactly_the_roles_that_were_given_to_it() {
         let mut config = RoleConfig::new();
-        config.add_role("chain_engine", "writer").add_role("chain_engine", "reader");
+        config
+            .add_role("chain_engine", "writer")
+            .add_role("chain_engine", "reader");
         config.add_role("memory", String::from("reader"));
 
         assert!(config.has_role("chain_engine", "reader"));

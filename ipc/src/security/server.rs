@@ -230,12 +230,18 @@ impl SecureRouter {
     /// Listens on `addr` (port 0: any free one), so that callers can connect from now on.
     pub async fn bind(self, addr: SocketAddr) -> IpcResult<BoundServer> {
         if let Some(service) = self.twice {
-            return Err(IpcError::InvalidArgument(format!("service {service} was added twice")));
+            return Err(IpcError::InvalidArgument(format!(
+                "service {service} was added twice"
+            )));
         }
         let refuse = |error| IpcError::Connection(format!("listen on {addr}: {error}"));
         let listener = TcpListener::bind(addr).await.map_err(refuse)?;
         let local_addr = listener.local_addr().map_err(refuse)?;
-        Ok(BoundServer { router: self, listener, local_addr })
+        Ok(BoundServer {
+            router: self,
+            listener,
+            local_addr,
+        })
     }
 }
 
@@ -269,12 +275,20 @@ impl BoundServer {
     ///
     /// Fails with [`IpcError::Timeout`] when some still run 30 s later.
     pub async fn serve_with_shutdown(self, signal: impl Future<Output = ()>) -> IpcResult<()> {
-        let Self { router, listener, local_addr } = self;
+        let Self {
+            router,
+            listener,
+            local_addr,
+        } = self;
         tracing::info!(server = router.name, %local_addr, services = ?router.services, "listening");
 
         let (ready, accepted) = mpsc::channel(READY);
-        let accepting =
-            accept::accept_loop(listener, router.tls.map(TlsAcceptor::from), ready, router.name);
+        let accepting = accept::accept_loop(
+            listener,
+            router.tls.map(TlsAcceptor::from),
+            ready,
+            router.name,
+        );
         let incoming = ReceiverStream::new(accepted).map(Ok::<_, Infallible>);
 
         let (signalled, draining) = oneshot::channel();

@@ -9,7 +9,10 @@ pub(super) struct PemPair {
 
 fn pair(algorithm: &'static SignatureAlgorithm) -> PemPair {
     let key = KeyPair::generate_for(algorithm).unwrap();
-    PemPair { private: key.serialize_pem(), public: key.public_key_pem() }
+    PemPair {
+        private: key.serialize_pem(),
+        public: key.public_key_pem(),
+    }
 }
 
 pub(super) fn p256_pair() -> PemPair {

@@ -44,18 +44,31 @@ pub struct TlsConfig {
 impl TlsConfig {
     /// Only notes the paths; the files are read by the `load_*` methods.
     pub fn new(cert: PathBuf, key: PathBuf, ca: PathBuf) -> Self {
-        Self { cert_path: cert, key_path: key, ca_cert_path: ca }
+        Self {
+            cert_path: cert,
+            key_path: key,
+            ca_cert_path: ca,
+        }
     }
 
     /// For calling a server: it must prove to be `domain`, and the own certificate is shown to it.
     pub fn load_client_config(&self, domain: &str) -> IpcResult<ClientConfig> {
         server_name(domain)?;
-        client_config(Some(&self.ca_cert_path), Some((&self.cert_path, &self.key_path)), ALPN_GRPC)
+        client_config(
+            Some(&self.ca_cert_path),
+            Some((&self.cert_path, &self.key_path)),
+            ALPN_GRPC,
+        )
     }
 
     /// For a server: every client must show a certificate of the CA.
     pub fn load_server_config(&self) -> IpcResult<ServerConfig> {
-        server_config(&self.cert_path, &self.key_path, Some(&self.ca_cert_path), ALPN_GRPC)
+        server_config(
+            &self.cert_path,
+            &self.key_path,
+            Some(&self.ca_cert_path),
+            ALPN_GRPC,
+        )
     }
 }
 
@@ -146,13 +159,21 @@ fn protocols(alpn: &[&[u8]]) -> Vec<Vec<u8>> {
 
 fn load_identity(cert: &Path, key: &Path, provider: &CryptoProvider) -> IpcResult<CertifiedKey> {
     let chain = load_certificates("certificate", cert)?;
-    let private = PrivateKeyDer::from_pem_slice(&read("key", key)?)
-        .map_err(|_| fault("key", key, &"expected a PEM private key (PKCS#8, SEC1 or PKCS#1)"))?;
+    let private = PrivateKeyDer::from_pem_slice(&read("key", key)?).map_err(|_| {
+        fault(
+            "key",
+            key,
+            &"expected a PEM private key (PKCS#8, SEC1 or PKCS#1)",
+        )
+    })?;
     CertifiedKey::from_der(chain, private, provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => fault(
             "key",
             key,
-            &format_args!("it does not belong to the certificate in {}", cert.display()),
+            &format_args!(
+                "it does not belong to the certificate in {}",
+                cert.display()
+            ),
         ),
         rustls::Error::InvalidCertificate(_) => fault("certificate", cert, &error),
         other => fault("key", key, &other),
@@ -162,7 +183,9 @@ fn load_identity(cert: &Path, key: &Path, provider: &CryptoProvider) -> IpcResul
 fn load_roots(path: &Path) -> IpcResult<Arc<RootCertStore>> {
     let mut roots = RootCertStore::empty();
     for certificate in load_certificates("CA", path)? {
-        roots.add(certificate).map_err(|error| fault("CA", path, &error))?;
+        roots
+            .add(certificate)
+            .map_err(|error| fault("CA", path, &error))?;
     }
     Ok(Arc::new(roots))
 }
@@ -184,7 +207,11 @@ fn read(what: &str, path: &Path) -> IpcResult<Vec<u8>> {
         .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
         .map_err(|error| fault(what, path, &error))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(fault(what, path, &"it has more than 1 MiB: expected a PEM file"));
+        return Err(fault(
+            what,
+            path,
+            &"it has more than 1 MiB: expected a PEM file",
+        ));
     }
     Ok(bytes)
 }

@@ -99,7 +99,11 @@ impl TokenVerifier {
             }
         }
         let any_kid = keys.iter().any(|key| key.kid().is_some());
-        Ok(Self { settings, keys, any_kid })
+        Ok(Self {
+            settings,
+            keys,
+            any_kid,
+        })
     }
 
     /// Checks a token against the system clock.
@@ -119,10 +123,10 @@ impl TokenVerifier {
         RawClaims::parse(&jws.payload)?.check(&self.settings, unix_seconds(now))
     }
 
-    /// Whether claims that `verify` once returned have not expired by `now`. For a caller that
-    /// remembers them, so that it counts time as `verify` does.
-    pub fn is_current(&self, claims: &Claims, now: SystemTime) -> bool {
-        self.settings.has_time_left(claims.exp, unix_seconds(now))
+    /// Whether a token with this `exp`, once verified, has not expired by `now`. For a caller that
+    /// remembers claims, so that it counts time as `verify` does.
+    pub fn is_current(&self, exp: u64, now: SystemTime) -> bool {
+        self.settings.has_time_left(exp, unix_seconds(now))
     }
 
     fn check_signature(&self, jws: &Jws<'_>) -> Result<(), TokenError> {
@@ -134,7 +138,9 @@ impl TokenVerifier {
         if candidates.peek().is_none() {
             return Err(TokenError::UnknownKey);
         }
-        let mut candidates = candidates.filter(|key| key.algorithm() == algorithm).peekable();
+        let mut candidates = candidates
+            .filter(|key| key.algorithm() == algorithm)
+            .peekable();
         if candidates.peek().is_none() {
             return Err(TokenError::Algorithm);
         }

@@ -7,22 +7,22 @@ use std::time::Duration;
 use intellirouter::events::{ChannelName, ChannelPattern, Entry, Gap, LogSubscription};
 
 /// Longer than anything that is waited for may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-pub fn channel(event_type: &str) -> ChannelName {
+pub(crate) fn channel(event_type: &str) -> ChannelName {
     ChannelName::new("chain_engine", "router_core", event_type)
 }
 
-pub fn pattern(text: &str) -> Vec<ChannelPattern> {
+pub(crate) fn pattern(text: &str) -> Vec<ChannelPattern> {
     vec![ChannelPattern::parse(text).unwrap()]
 }
 
-pub fn all() -> Vec<ChannelPattern> {
+pub(crate) fn all() -> Vec<ChannelPattern> {
     pattern("intellirouter:*")
 }
 
 /// The next batch, of at least one entry.
-pub async fn batch(subscription: &mut LogSubscription) -> Vec<Entry> {
+pub(crate) async fn batch(subscription: &mut LogSubscription) -> Vec<Entry> {
     let mut out = Vec::new();
     tokio::time::timeout(PATIENCE, subscription.next_batch(&mut out))
         .await
@@ -32,7 +32,7 @@ pub async fn batch(subscription: &mut LogSubscription) -> Vec<Entry> {
 }
 
 /// The next `count` entries.
-pub async fn take(subscription: &mut LogSubscription, count: usize) -> Vec<Entry> {
+pub(crate) async fn take(subscription: &mut LogSubscription, count: usize) -> Vec<Entry> {
     let mut got = Vec::new();
     while got.len() < count {
         got.extend(batch(subscription).await);
@@ -42,26 +42,26 @@ pub async fn take(subscription: &mut LogSubscription, count: usize) -> Vec<Entry
 }
 
 /// The payloads of the next `count` entries, all events.
-pub async fn payloads(subscription: &mut LogSubscription, count: usize) -> Vec<Vec<u8>> {
+pub(crate) async fn payloads(subscription: &mut LogSubscription, count: usize) -> Vec<Vec<u8>> {
     let entries = take(subscription, count).await;
     entries.iter().map(payload).collect()
 }
 
 /// The one entry of the next batch: an event with this payload.
-pub async fn expect_event(subscription: &mut LogSubscription, expected: &str) {
+pub(crate) async fn expect_event(subscription: &mut LogSubscription, expected: &str) {
     let got = take(subscription, 1).await;
     assert_eq!(String::from_utf8_lossy(&payload(&got[0])), expected);
 }
 
 /// The one entry of the next batch: a gap.
-pub async fn expect_gap(subscription: &mut LogSubscription) -> Gap {
+pub(crate) async fn expect_gap(subscription: &mut LogSubscription) -> Gap {
     match take(subscription, 1).await.remove(0) {
         Entry::Gap(gap) => gap,
         Entry::Event(event) => panic!("an event instead of a gap: {event:?}"),
     }
 }
 
-pub fn payload(entry: &Entry) -> Vec<u8> {
+pub(crate) fn payload(entry: &Entry) -> Vec<u8> {
     match entry {
         Entry::Event(event) => event.payload().to_vec(),
         Entry::Gap(gap) => panic!("an unexpected gap: {gap:?}"),

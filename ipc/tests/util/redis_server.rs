@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// Ends the server when it is dropped.
-pub struct RedisServer {
+pub(crate) struct RedisServer {
     child: Option<Child>,
     port: u16,
     extra: Vec<String>,
@@ -16,12 +16,12 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
     /// Starts with more arguments for the command line.
-    pub fn start_with(extra: &[&str]) -> Self {
+    pub(crate) fn start_with(extra: &[&str]) -> Self {
         // Another process may take the free port before Redis does.
         (0..5)
             .find_map(|_| {
@@ -32,7 +32,7 @@ impl RedisServer {
     }
 
     /// A server that has a port but does not run yet.
-    pub fn down() -> Self {
+    pub(crate) fn down() -> Self {
         Self::down_with(&[])
     }
 
@@ -47,7 +47,7 @@ impl RedisServer {
     }
 
     /// A server that speaks TLS alone, with this certificate.
-    pub fn start_tls(cert: &Path, key: &Path) -> Self {
+    pub(crate) fn start_tls(cert: &Path, key: &Path) -> Self {
         let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
         Self::start_with(&[
             "--tls-cert-file",
@@ -62,12 +62,19 @@ impl RedisServer {
     }
 
     /// Starts it on its port again, empty, and returns when it answers.
-    pub fn start_again(&mut self) {
-        assert!(self.try_start(), "redis-server did not start on {}", self.port);
+    pub(crate) fn start_again(&mut self) {
+        assert!(
+            self.try_start(),
+            "redis-server did not start on {}",
+            self.port
+        );
     }
 
     fn try_start(&mut self) -> bool {
-        let tls = self.extra.first().is_some_and(|arg| arg.starts_with("--tls"));
+        let tls = self
+            .extra
+            .first()
+            .is_some_and(|arg| arg.starts_with("--tls"));
         let (plain, secure) = if tls { (0, self.port) } else { (self.port, 0) };
         let mut child = Command::new("redis-server")
             .args(["--port", &plain.to_string()])
@@ -96,16 +103,16 @@ impl RedisServer {
         true
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// Kills it, as `kill -9`.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -113,22 +120,24 @@ impl RedisServer {
     }
 
     /// Stops it where it is: connections stay open, nothing answers.
-    pub fn pause(&self) {
+    pub(crate) fn pause(&self) {
         self.signal("-STOP");
     }
 
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.signal("-CONT");
     }
 
     fn signal(&self, signal: &str) {
         let pid = self.child.as_ref().expect("the server runs").id();
-        let status = Command::new("kill").args([signal, &pid.to_string()]).status();
+        let status = Command::new("kill")
+            .args([signal, &pid.to_string()])
+            .status();
         assert!(status.unwrap().success());
     }
 
     /// Runs redis-cli against it and returns what it prints.
-    pub fn cli(&self, args: &[&str]) -> String {
+    pub(crate) fn cli(&self, args: &[&str]) -> String {
         let output = Command::new("redis-cli")
             .args(["-p", &self.port.to_string()])
             .args(args)

@@ -70,7 +70,9 @@ impl Dialer {
                 Ok::<(), redis::aio::SendError>(())
             });
         let client = &self.client;
-        client.get_multiplexed_async_connection_with_config(&config).await
+        client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
     }
 }
 
@@ -97,7 +99,10 @@ fn connection_info(url: &str) -> IpcResult<(ConnectionInfo, bool)> {
         .into_connection_info()
         .map_err(|error| invalid(format!("event store: {error}; {expected}")))?;
     // RESP3, so that messages come as pushes on a connection that also answers commands.
-    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    let redis = info
+        .redis_settings()
+        .clone()
+        .set_protocol(ProtocolVersion::RESP3);
     let tcp = info.tcp_settings().clone().set_nodelay(true);
     Ok((info.set_redis_settings(redis).set_tcp_settings(tcp), tls))
 }
@@ -105,7 +110,9 @@ fn connection_info(url: &str) -> IpcResult<(ConnectionInfo, bool)> {
 fn read(file: &Path) -> IpcResult<Vec<u8>> {
     std::fs::read(file).map_err(|error| {
         let file = file.display();
-        invalid(format!("event store: can't read the authorities in {file}: {error}"))
+        invalid(format!(
+            "event store: can't read the authorities in {file}: {error}"
+        ))
     })
 }
 
@@ -123,7 +130,10 @@ mod tests {
     #[test]
     fn the_address_is_shown_without_credentials() {
         let dialer = Dialer::new("redis://user:s3cret@redis.local:6380/2", None);
-        assert_eq!(dialer.ok().map(|d| d.address()).as_deref(), Some("redis.local:6380"));
+        assert_eq!(
+            dialer.ok().map(|d| d.address()).as_deref(),
+            Some("redis.local:6380")
+        );
     }
 
     #[test]

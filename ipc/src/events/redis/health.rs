@@ -70,7 +70,8 @@ impl Health {
 
     pub(super) fn set_down(&self, link: Link, why: &str) {
         let why = format!("{} of {}: {why}", link.name(), self.address);
-        self.state.send_modify(|state| state.set(link, Standing::Down(why)));
+        self.state
+            .send_modify(|state| state.set(link, Standing::Down(why)));
     }
 
     /// Why this link can't be used; `None` if it can.
@@ -94,7 +95,8 @@ impl Health {
 
     /// Waits until both links were tried once.
     pub(super) async fn first_try(&self) {
-        self.wait(|state| state.tail.tried() && state.publisher.tried()).await;
+        self.wait(|state| state.tail.tried() && state.publisher.tried())
+            .await;
     }
 
     pub(super) async fn wait_for(&self, connected: bool) {

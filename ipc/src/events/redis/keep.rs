@@ -222,7 +222,10 @@ mod tests {
         let mut backoff = Backoff::new(&LogSettings::default());
         for millis in [100, 200, 400, 800, 1600, 2000, 2000] {
             let pause = backoff.pause().as_millis();
-            assert!((millis / 2..=millis).contains(&pause), "{pause} of {millis}");
+            assert!(
+                (millis / 2..=millis).contains(&pause),
+                "{pause} of {millis}"
+            );
         }
         backoff.lived(Duration::from_secs(1));
         assert!(backoff.pause() >= Duration::from_secs(1));

@@ -2,7 +2,7 @@
 //!
 //! A publish is sent only while the connection stands, waits for Redis's answer at most its
 //! timeout, and is never queued for later. What waits for an answer takes at most
-//! [`MAX_UNANSWERED`] bytes; beyond it a publish waits for room, within the same timeout.
+//! [`MAX_UNANSWERED`] bytes; beyond it a publish is refused at once.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -66,16 +66,17 @@ impl Publisher {
     ) -> Result<bool, PublishError> {
         let deadline = Instant::now() + self.limit;
         let size = u32::try_from(payload.len().saturating_add(COMMAND_OVERHEAD));
-        // One that is larger than everything together waits until it is alone.
+        // One that is larger than everything together may go when it is alone.
         let size = size.unwrap_or(MAX_UNANSWERED).min(MAX_UNANSWERED);
-        let room = timeout_at(deadline, self.room.acquire_many(size)).await;
-        let Ok(Ok(_room)) = room else {
+        let Ok(_room) = self.room.try_acquire_many(size) else {
             return Err(PublishError::Unavailable(format!(
-                "{MAX_UNANSWERED} bytes wait for an answer"
+                "publishes of {MAX_UNANSWERED} bytes wait for an answer; there is no room for more"
             )));
         };
         let Some(connection) = self.connection.load_full() else {
-            return Err(PublishError::Unavailable("the connection was lost".to_owned()));
+            return Err(PublishError::Unavailable(
+                "the connection was lost".to_owned(),
+            ));
         };
         match timeout_at(deadline, send(&connection, channel, payload, key)).await {
             Ok(answer) => answer.map_err(failed),
@@ -95,7 +96,10 @@ async fn send(
     let Some(key) = key else {
         let mut publish = redis::cmd("PUBLISH");
         publish.arg(channel).arg(payload);
-        return publish.query_async::<i64>(&mut connection).await.map(|_| true);
+        return publish
+            .query_async::<i64>(&mut connection)
+            .await
+            .map(|_| true);
     };
     let mut once = PUBLISH_ONCE.key(once_key(channel, key));
     let window = u64::try_from(IDEMPOTENCY_WINDOW.as_millis()).unwrap_or(u64::MAX);

@@ -144,7 +144,11 @@ impl Feed {
     fn record(&self, channel: ChannelName, payload: Vec<u8>) {
         if payload.len() > self.ring.limits().max_payload {
             self.too_large(channel, payload.len());
-        } else if self.ring.append(channel.clone(), Bytes::from(payload)).is_err() {
+        } else if self
+            .ring
+            .append(channel.clone(), Bytes::from(payload))
+            .is_err()
+        {
             // The ring refuses nothing but size; a subscriber must hear of it all the same.
             self.ring.append_gap(GapReason::Trimmed, Some(channel));
         }

@@ -37,7 +37,8 @@ fn all() -> Vec<ChannelPattern> {
 }
 
 fn append(ring: &Ring, payload: &'static str) -> Position {
-    ring.append(channel(0), Bytes::from_static(payload.as_bytes())).unwrap()
+    ring.append(channel(0), Bytes::from_static(payload.as_bytes()))
+        .unwrap()
 }
 
 async fn batch(subscription: &mut LogSubscription) -> Vec<String> {
@@ -50,7 +51,9 @@ fn shown(entry: &Entry) -> String {
     match entry {
         Entry::Event(event) => String::from_utf8_lossy(event.payload()).into_owned(),
         Entry::Gap(gap) => {
-            let from = gap.from.map_or("?".to_owned(), |from| from.offset.to_string());
+            let from = gap
+                .from
+                .map_or("?".to_owned(), |from| from.offset.to_string());
             format!("{} {from}..{}", gap.reason.as_str(), gap.to.offset)
         }
     }
@@ -105,22 +108,35 @@ async fn the_position_before_the_oldest_entry_resumes_without_a_gap() {
 async fn a_position_of_an_older_life_gives_a_gap_and_everything_since_the_restart() {
     let ring = ring(Ids::Own);
     append(&ring, "since");
-    let old = Position { epoch: 5, offset: 7 };
+    let old = Position {
+        epoch: 5,
+        offset: 7,
+    };
     let mut subscription = LogSubscription::open(&ring, all(), Some(old)).unwrap();
     assert_eq!(subscription.start(), old);
     assert_eq!(subscription.position(), old);
-    assert_eq!(batch(&mut subscription).await, ["store_restarted 7..0", "since"]);
+    assert_eq!(
+        batch(&mut subscription).await,
+        ["store_restarted 7..0", "since"]
+    );
 }
 
 #[tokio::test]
 async fn where_others_hand_out_positions_too_another_epoch_goes_on_with_what_is_new() {
-    for (ids, epoch) in [(Ids::Shared, 5), (Ids::Shared, u64::MAX), (Ids::Own, u64::MAX)] {
+    for (ids, epoch) in [
+        (Ids::Shared, 5),
+        (Ids::Shared, u64::MAX),
+        (Ids::Own, u64::MAX),
+    ] {
         let ring = ring(ids);
         append(&ring, "maybe seen");
         let other = Position { epoch, offset: 7 };
         let mut subscription = LogSubscription::open(&ring, all(), Some(other)).unwrap();
         append(&ring, "new");
-        assert_eq!(batch(&mut subscription).await, ["store_restarted 7..1", "new"]);
+        assert_eq!(
+            batch(&mut subscription).await,
+            ["store_restarted 7..1", "new"]
+        );
     }
 }
 
@@ -132,7 +148,10 @@ async fn a_position_from_the_future_is_never_taken_for_a_known_one() {
     // Cut before the gap was said: the log may have come to that offset, and must not accept it.
     assert_eq!(subscription.start(), Position::NOWHERE);
     append(&ring, "two");
-    assert_eq!(batch(&mut subscription).await, ["store_lost_data 2..1", "two"]);
+    assert_eq!(
+        batch(&mut subscription).await,
+        ["store_lost_data 2..1", "two"]
+    );
     let mut again = LogSubscription::open(&ring, all(), Some(Position::NOWHERE)).unwrap();
     assert_eq!(batch(&mut again).await[0], "store_restarted 0..0");
 }
@@ -195,7 +214,8 @@ async fn the_position_moves_over_what_does_not_match_so_that_a_quiet_channel_res
     let seen = subscription.position();
     assert_eq!(seen, ring.at(50));
     let mut resumed = LogSubscription::open(&ring, quiet, Some(seen)).unwrap();
-    ring.append(channel(1), Bytes::from_static(b"here")).unwrap();
+    ring.append(channel(1), Bytes::from_static(b"here"))
+        .unwrap();
     assert_eq!(batch(&mut subscription).await, ["here"]);
     assert_eq!(batch(&mut resumed).await, ["here"]);
 }
@@ -208,7 +228,10 @@ async fn a_gap_on_one_channel_is_not_told_to_others() {
     ring.append_gap(GapReason::Trimmed, Some(channel(1)));
     ring.append_gap(GapReason::RecorderAway, None);
     assert_eq!(batch(&mut even).await, ["recorder_away 1..2"]);
-    assert_eq!(batch(&mut odd).await, ["trimmed 0..1", "recorder_away 1..2"]);
+    assert_eq!(
+        batch(&mut odd).await,
+        ["trimmed 0..1", "recorder_away 1..2"]
+    );
 }
 
 #[tokio::test]
@@ -222,7 +245,8 @@ async fn a_batch_is_bounded_in_entries_and_in_bytes() {
     assert_eq!(batch(&mut subscription).await.len(), MAX_BATCH_ENTRIES);
     assert_eq!(batch(&mut subscription).await.len(), 1);
     for _ in 0..3 {
-        ring.append(channel(0), Bytes::from(vec![0; MAX_BATCH_BYTES])).unwrap();
+        ring.append(channel(0), Bytes::from(vec![0; MAX_BATCH_BYTES]))
+            .unwrap();
     }
     assert_eq!(batch(&mut subscription).await.len(), 1);
     assert_eq!(batch(&mut subscription).await.len(), 1);
@@ -233,7 +257,13 @@ async fn a_batch_is_bounded_in_entries_and_in_bytes() {
 async fn an_event_larger_than_the_bound_is_refused() {
     let ring = ring(Ids::Own);
     let refused = ring.append(channel(0), Bytes::from(vec![0; 513]));
-    assert_eq!(refused, Err(PublishError::TooLarge { bytes: 513, limit: 512 }));
+    assert_eq!(
+        refused,
+        Err(PublishError::TooLarge {
+            bytes: 513,
+            limit: 512
+        })
+    );
     assert!(ring.append(channel(0), Bytes::from(vec![0; 512])).is_ok());
     assert_eq!(ring.recorded(), 1);
 }
@@ -248,7 +278,9 @@ async fn frames_stay_within_the_bound_and_make_room_for_events() {
         let mut out = Vec::new();
         subscription.next_batch(&mut out).await;
         for entry in out {
-            let Entry::Event(event) = entry else { panic!("a gap") };
+            let Entry::Event(event) = entry else {
+                panic!("a gap")
+            };
             event.frame(0, |_| Bytes::from(vec![0; 300]));
             event.frame(1, |_| Bytes::from(vec![0; 300]));
         }
@@ -291,12 +323,44 @@ async fn a_thousand_waiting_subscribers_each_get_every_event() {
         .collect();
     let appended: Vec<String> = (0..200).map(|n| n.to_string()).collect();
     for payload in &appended {
-        ring.append(channel(0), Bytes::from(payload.clone())).unwrap();
+        ring.append(channel(0), Bytes::from(payload.clone()))
+            .unwrap();
         tokio::task::yield_now().await;
     }
     for reader in readers {
         assert_eq!(reader.await.unwrap(), appended);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_while_a_subscriber_goes_to_wait_is_not_missed() {
+    const ROUNDS: u64 = 10_000;
+    let ring = ring(Ids::Own);
+    let mut subscription = LogSubscription::open(&ring, all(), None).unwrap();
+    let seen = Arc::new(AtomicU64::new(0));
+    let appending = {
+        let (ring, seen) = (Arc::clone(&ring), Arc::clone(&seen));
+        std::thread::spawn(move || {
+            for round in 0..ROUNDS {
+                append(&ring, "first");
+                // A little later each time, to meet the reader on every step of its way to wait.
+                (0..round % 500).for_each(|_| std::hint::spin_loop());
+                append(&ring, "second");
+                // Nothing more comes to wake it up: a missed one is missed for good.
+                while seen.load(Ordering::Acquire) < 2 * (round + 1) {
+                    std::thread::yield_now();
+                }
+            }
+        })
+    };
+    while seen.load(Ordering::Acquire) < 2 * ROUNDS {
+        let mut out = Vec::new();
+        let next = subscription.next_batch(&mut out);
+        let came = tokio::time::timeout(Duration::from_secs(10), next).await;
+        came.expect("an append was missed");
+        seen.fetch_add(out.len() as u64, Ordering::AcqRel);
+    }
+    appending.join().unwrap();
 }
 
 /// What can happen to a ring.
@@ -384,7 +448,9 @@ impl Reader {
                 let (at, kind) = &model.entries[offset as usize - 1];
                 assert!(self.means(kind), "an event that is not meant");
                 assert!(at.elapsed() < AGE, "an event that is too old");
-                let Kind::Event(_, payload) = kind else { panic!("a gap as an event") };
+                let Kind::Event(_, payload) = kind else {
+                    panic!("a gap as an event")
+                };
                 assert_eq!(event.payload(), payload);
                 self.covered = offset;
             }
@@ -401,7 +467,10 @@ impl Reader {
     fn read(&mut self, ring: &Ring, model: &Model, entries: usize) {
         let mut out = Vec::new();
         out.extend(self.pending.take().map(Entry::Gap));
-        let mut room = Room { entries, bytes: 1024 };
+        let mut room = Room {
+            entries,
+            bytes: 1024,
+        };
         let at_end = ring.read(&mut self.cursor, &self.patterns, &mut room, &mut out);
         for entry in out {
             self.check(ring, model, entry);
@@ -432,7 +501,11 @@ async fn run(steps: Vec<Step>) {
     }
     advance(AGE).await;
     ring.expire(Instant::now());
-    assert_eq!(ring.budget.used(), 0, "something charged was not given back");
+    assert_eq!(
+        ring.budget.used(),
+        0,
+        "something charged was not given back"
+    );
 }
 
 async fn take(ring: &Ring, model: &mut Model, readers: &mut [Reader], step: Step) {
@@ -440,7 +513,9 @@ async fn take(ring: &Ring, model: &mut Model, readers: &mut [Reader], step: Step
         Step::Append { channel: n, size } => {
             let payload = Bytes::from(vec![n; size]);
             let position = ring.append(channel(n), payload.clone()).unwrap();
-            model.entries.push((Instant::now(), Kind::Event(n, payload)));
+            model
+                .entries
+                .push((Instant::now(), Kind::Event(n, payload)));
             assert_eq!(position, ring.at(model.entries.len() as u64));
         }
         Step::Gap { channel: n } => {
@@ -460,8 +535,9 @@ async fn take(ring: &Ring, model: &mut Model, readers: &mut [Reader], step: Step
         Step::Frames { offset, size } => {
             let state = ring.read_state();
             let index = offset.checked_sub(state.first).map(|i| i as usize);
-            if let Some(Item::Event(event)) =
-                index.and_then(|i| state.slots.get(i)).map(|slot| &slot.item)
+            if let Some(Item::Event(event)) = index
+                .and_then(|i| state.slots.get(i))
+                .map(|slot| &slot.item)
             {
                 event.frame(size % 5, |_| Bytes::from(vec![0; size]));
             }

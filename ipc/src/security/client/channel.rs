@@ -30,7 +30,10 @@ pub struct SecureChannel {
 
 impl SecureChannel {
     pub(super) fn new(channel: Channel, tokens: Option<TokenSource>) -> Self {
-        Self { channel, tokens: tokens.map(Arc::new) }
+        Self {
+            channel,
+            tokens: tokens.map(Arc::new),
+        }
     }
 }
 
@@ -53,6 +56,10 @@ impl Service<http::Request<Body>> for SecureChannel {
                 Err(error) => return Either::Right(future::err(Status::from(error).into())),
             };
         }
-        Either::Left(self.channel.call(request).map_err(BoxError::from as fn(_) -> _))
+        Either::Left(
+            self.channel
+                .call(request)
+                .map_err(BoxError::from as fn(_) -> _),
+        )
     }
 }

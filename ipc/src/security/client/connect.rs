@@ -21,7 +21,8 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn parse(url: &str) -> IpcResult<Self> {
-        let refuse = || IpcError::InvalidArgument(format!("URL {url:?}: expected https://host:port"));
+        let refuse =
+            || IpcError::InvalidArgument(format!("URL {url:?}: expected https://host:port"));
         let uri: Uri = url.parse().map_err(|_| refuse())?;
         let https = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTPS => true,
@@ -30,10 +31,13 @@ impl Target {
         };
         // A path would be put before every method name, user info would be sent in clear: neither
         // can be meant.
-        let authority = uri.authority().filter(|name| !name.as_str().contains('@'));
-        match authority {
+        let plain = uri.authority().filter(|name| is_host_and_port(name));
+        match plain {
             Some(authority) if matches!(uri.path(), "" | "/") && uri.query().is_none() => {
-                Ok(Self { authority: authority.clone(), https })
+                Ok(Self {
+                    authority: authority.clone(),
+                    https,
+                })
             }
             _ => Err(refuse()),
         }
@@ -51,11 +55,23 @@ impl Target {
     /// What stands in the requests.
     pub(super) fn origin(&self) -> Uri {
         let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(if self.https { Scheme::HTTPS } else { Scheme::HTTP });
+        parts.scheme = Some(if self.https {
+            Scheme::HTTPS
+        } else {
+            Scheme::HTTP
+        });
         parts.authority = Some(self.authority.clone());
         parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
         // Can't fail with all three parts set; the bare URI would only lose the scheme.
         Uri::from_parts(parts).unwrap_or_default()
+    }
+}
+
+fn is_host_and_port(authority: &Authority) -> bool {
+    match authority.as_str().strip_prefix(authority.host()) {
+        // A port that is no number up to 65535 is kept by the parser, but not given out.
+        Some(rest) => rest.is_empty() || authority.port_u16().is_some(),
+        None => false,
     }
 }
 
@@ -75,7 +91,10 @@ impl Connector {
     }
 
     pub(super) fn plaintext(target: &Target) -> Self {
-        Self { address: address(target, 80), tls: None }
+        Self {
+            address: address(target, 80),
+            tls: None,
+        }
     }
 
     pub(super) fn into_service(
@@ -96,7 +115,9 @@ impl Connector {
         };
         let stream = tls.connect(name, stream).await?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-            return Err(std::io::Error::other("the server does not offer HTTP/2 in ALPN"));
+            return Err(std::io::Error::other(
+                "the server does not offer HTTP/2 in ALPN",
+            ));
         }
         Ok(Io::Right(Box::new(stream)))
     }
@@ -140,8 +161,11 @@ mod tests {
             "https://localhost/?a=b",
             "https://user:pw@localhost",
             "https://localhost:99999999",
+            "https://localhost:",
         ] {
-            let error = Target::parse(url).err().unwrap_or_else(|| panic!("{url:?} was taken"));
+            let error = Target::parse(url)
+                .err()
+                .unwrap_or_else(|| panic!("{url:?} was taken"));
             assert!(matches!(error, IpcError::InvalidArgument(_)), "{error}");
             assert!(error.to_string().contains("https://host:port"), "{error}");
         }

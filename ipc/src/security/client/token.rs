@@ -25,7 +25,12 @@ struct Current {
 
 impl TokenSource {
     pub(super) fn new(jwt: Arc<JwtAuthenticator>, service: String, roles: Vec<String>) -> Self {
-        Self { jwt, service, roles, current: Mutex::new(None) }
+        Self {
+            jwt,
+            service,
+            roles,
+            current: Mutex::new(None),
+        }
     }
 
     /// The value of `authorization` for a call at `now`.
@@ -45,7 +50,11 @@ impl TokenSource {
         // Keeps it out of HPACK's table and of Debug output.
         header.set_sensitive(true);
         let until = now.checked_add(lifetime / 5 * 4).unwrap_or(now);
-        *current = Some(Current { header: header.clone(), from: now, until });
+        *current = Some(Current {
+            header: header.clone(),
+            from: now,
+            until,
+        });
         Ok(header)
     }
 }
@@ -74,7 +83,11 @@ mod tests {
             audience: "intellirouter-services".to_owned(),
             expiration_seconds: lifetime,
         });
-        TokenSource::new(Arc::new(jwt), "memory".to_owned(), vec!["reader".to_owned()])
+        TokenSource::new(
+            Arc::new(jwt),
+            "memory".to_owned(),
+            vec!["reader".to_owned()],
+        )
     }
 
     #[test]
@@ -96,7 +109,10 @@ mod tests {
         let source = source(100);
         let start = SystemTime::now();
         let first = source.header(start).unwrap();
-        assert_ne!(source.header(start - Duration::from_secs(10)).unwrap(), first);
+        assert_ne!(
+            source.header(start - Duration::from_secs(10)).unwrap(),
+            first
+        );
     }
 
     #[test]
@@ -105,6 +121,9 @@ mod tests {
         let header = source.header(SystemTime::now()).unwrap();
         assert!(header.is_sensitive());
         let shown = format!("{source:?} {header:?}");
-        assert!(!shown.contains("Bearer") && !shown.contains("eyJ"), "{shown}");
+        assert!(
+            !shown.contains("Bearer") && !shown.contains("eyJ"),
+            "{shown}"
+        );
     }
 }

@@ -82,7 +82,12 @@ async fn next(places: &Places, listener: &TcpListener) -> io::Result<Accepted> {
     let (connection, handshake) = places.take().await.map_err(io::Error::other)?;
     let (stream, address) = listener.accept().await?;
     stream.set_nodelay(true)?;
-    Ok(Accepted { stream, address, connection, handshake })
+    Ok(Accepted {
+        stream,
+        address,
+        connection,
+        handshake,
+    })
 }
 
 async fn finish(
@@ -91,7 +96,12 @@ async fn finish(
     ready: mpsc::Sender<ServerIo>,
     server: &'static str,
 ) {
-    let Accepted { stream, address, connection, handshake } = accepted;
+    let Accepted {
+        stream,
+        address,
+        connection,
+        handshake,
+    } = accepted;
     let io = match tls {
         None => ServerIo::plain(stream, address, connection),
         Some(tls) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {

@@ -70,14 +70,20 @@ impl Policy {
             && let Some(token) = only(headers, &HeaderName::from_static(IDENTITY_HEADER))?
         {
             let verifier = identity.verifier();
-            return remembered.verify_at(verifier, token, now).map_err(Refusal::Token);
+            return remembered
+                .verify_at(verifier, token, now)
+                .map_err(Refusal::Token);
         }
         let Some((jwt, remembered)) = &self.jwt else {
             return Err(Refusal::NoToken);
         };
-        let token = only(headers, &AUTHORIZATION)?.and_then(bearer).ok_or(Refusal::NoToken)?;
+        let token = only(headers, &AUTHORIZATION)?
+            .and_then(bearer)
+            .ok_or(Refusal::NoToken)?;
         let verifier = jwt.verifier().map_err(|_| Refusal::Unusable)?;
-        remembered.verify_at(verifier, token, now).map_err(Refusal::Token)
+        remembered
+            .verify_at(verifier, token, now)
+            .map_err(Refusal::Token)
     }
 }
 
@@ -95,9 +101,10 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(value), None) => {
-            value.to_str().map(Some).map_err(|_| Refusal::Token(TokenError::Malformed))
-        }
+        (Some(value), None) => value
+            .to_str()
+            .map(Some)
+            .map_err(|_| Refusal::Token(TokenError::Malformed)),
         (Some(_), Some(_)) => Err(Refusal::TwoTokens),
     }
 }
@@ -105,7 +112,9 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>
 // RFC 9110, 11.1: the scheme is compared without regard to case.
 fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' '))
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim_matches(' '))
 }
 
 impl Refusal {
@@ -122,9 +131,15 @@ impl Refusal {
     fn into_status(self) -> Status {
         let (code, text) = match &self {
             Self::NoToken => (Code::Unauthenticated, "a token is needed".to_owned()),
-            Self::TwoTokens => (Code::Unauthenticated, "more than one token was sent".to_owned()),
+            Self::TwoTokens => (
+                Code::Unauthenticated,
+                "more than one token was sent".to_owned(),
+            ),
             Self::Token(error) => (Code::Unauthenticated, error.to_string()),
-            Self::Role => (Code::PermissionDenied, "the caller lacks the role".to_owned()),
+            Self::Role => (
+                Code::PermissionDenied,
+                "the caller lacks the role".to_owned(),
+            ),
             Self::Unusable => (Code::Internal, "tokens cannot be checked".to_owned()),
         };
         let reason = self.label().to_ascii_uppercase();

@@ -31,9 +31,20 @@ pub(super) struct ServerIo {
 }
 
 impl ServerIo {
-    pub(super) fn plain(stream: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) -> Self {
-        let peer = PeerInfo { address, certificates: Arc::new([]) };
-        Self { stream: Either::Left(stream), peer, _place: place }
+    pub(super) fn plain(
+        stream: TcpStream,
+        address: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        let peer = PeerInfo {
+            address,
+            certificates: Arc::new([]),
+        };
+        Self {
+            stream: Either::Left(stream),
+            peer,
+            _place: place,
+        }
     }
 
     pub(super) fn tls(
@@ -43,8 +54,15 @@ impl ServerIo {
     ) -> Self {
         let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let certificates = shown.iter().map(|one| one.clone().into_owned()).collect();
-        let peer = PeerInfo { address, certificates };
-        Self { stream: Either::Right(Box::new(stream)), peer, _place: place }
+        let peer = PeerInfo {
+            address,
+            certificates,
+        };
+        Self {
+            stream: Either::Right(Box::new(stream)),
+            peer,
+            _place: place,
+        }
     }
 }
 

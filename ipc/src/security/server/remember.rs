@@ -18,7 +18,9 @@ pub(super) struct Remembered {
 
 impl Remembered {
     pub(super) fn new() -> Self {
-        Self { claims: Cache::new(REMEMBERED) }
+        Self {
+            claims: Cache::new(REMEMBERED),
+        }
     }
 
     /// As `verifier.verify_at`, which must be the same verifier at every call.
@@ -29,7 +31,7 @@ impl Remembered {
         now: SystemTime,
     ) -> Result<Arc<Claims>, TokenError> {
         if let Some(claims) = self.claims.get(token)
-            && verifier.is_current(&claims, now)
+            && verifier.is_current(claims.exp, now)
         {
             return Ok(claims);
         }

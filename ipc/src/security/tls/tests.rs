@@ -18,7 +18,10 @@ fn files() -> Files {
         dir.path().join("ca.crt"),
     );
     let key = KeyPair::generate().unwrap();
-    let cert = CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let cert = CertificateParams::new(["localhost".to_owned()])
+        .unwrap()
+        .self_signed(&key)
+        .unwrap();
     fs::write(&config.cert_path, cert.pem()).unwrap();
     fs::write(&config.key_path, key.serialize_pem()).unwrap();
     fs::write(&config.ca_cert_path, cert.pem()).unwrap();
@@ -77,11 +80,41 @@ fn a_file_with_something_else_in_it_is_named_with_what_was_expected() {
     fs::write(&stranger, "rubbish").unwrap();
     let good = &files.config;
     for (config, expected) in [
-        (TlsConfig { cert_path: stranger.clone(), ..good.clone() }, "PEM certificate"),
-        (TlsConfig { key_path: stranger.clone(), ..good.clone() }, "PEM private key"),
-        (TlsConfig { ca_cert_path: stranger.clone(), ..good.clone() }, "PEM certificate"),
-        (TlsConfig { key_path: good.cert_path.clone(), ..good.clone() }, "PEM private key"),
-        (TlsConfig { cert_path: good.key_path.clone(), ..good.clone() }, "PEM certificate"),
+        (
+            TlsConfig {
+                cert_path: stranger.clone(),
+                ..good.clone()
+            },
+            "PEM certificate",
+        ),
+        (
+            TlsConfig {
+                key_path: stranger.clone(),
+                ..good.clone()
+            },
+            "PEM private key",
+        ),
+        (
+            TlsConfig {
+                ca_cert_path: stranger.clone(),
+                ..good.clone()
+            },
+            "PEM certificate",
+        ),
+        (
+            TlsConfig {
+                key_path: good.cert_path.clone(),
+                ..good.clone()
+            },
+            "PEM private key",
+        ),
+        (
+            TlsConfig {
+                cert_path: good.key_path.clone(),
+                ..good.clone()
+            },
+            "PEM certificate",
+        ),
     ] {
         for error in refusals(&config) {
             assert!(error.contains(expected), "{error}");
@@ -95,7 +128,10 @@ fn a_key_of_another_certificate_is_refused_and_both_files_are_named() {
     let other = KeyPair::generate().unwrap();
     fs::write(&files.config.key_path, other.serialize_pem()).unwrap();
     for error in refusals(&files.config) {
-        assert!(error.contains("own.key") && error.contains("own.crt"), "{error}");
+        assert!(
+            error.contains("own.key") && error.contains("own.crt"),
+            "{error}"
+        );
         assert!(error.contains("does not belong"), "{error}");
     }
 }

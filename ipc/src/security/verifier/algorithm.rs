@@ -69,7 +69,9 @@ impl Algorithm {
 
     /// The algorithm of that name. Letter case counts (RFC 7515, 4.1.1).
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.name() == name)
     }
 
     /// Whether the key is a shared secret, and not a public key.

@@ -14,7 +14,7 @@ pub struct Claims {
     pub iss: String,
     /// The audience that was matched; a token may name more.
     pub aud: String,
-    /// When the token ends, in seconds since 1970. A leeway is not added.
+    /// When the token ends, in seconds since 1970, at most 2^53. A leeway is not added.
     pub exp: u64,
     /// When it was issued, in seconds since 1970; 0 if the issuer did not say.
     #[serde(default)]
@@ -107,21 +107,28 @@ fn check_audience(claim: Value, ours: &str) -> Result<(), TokenError> {
         Value::String(one) => one == ours,
         many => strings(many)?.iter().any(|one| one == ours),
     };
-    if named { Ok(()) } else { Err(TokenError::Audience) }
+    if named {
+        Ok(())
+    } else {
+        Err(TokenError::Audience)
+    }
 }
 
 // A NumericDate may have a fraction (RFC 7519, 2), and some issuers send one. It is rounded so that
-// the token is never valid for longer than it says.
+// the token is never valid for longer than it says. "For ever" is capped at a time that can still be
+// counted with.
 fn seconds(claim: Value, round: fn(f64) -> f64) -> Result<u64, TokenError> {
-    // The largest whole number up to which a float is exact.
-    const MAX: f64 = 9_007_199_254_740_992.0;
+    // The largest whole number up to which a float is exact: 285 million years.
+    const MAX: u64 = 1 << 53;
     let number = match claim {
         Value::Number(number) => number,
         _ => return Err(TokenError::InvalidClaim),
     };
     match (number.as_u64(), number.as_f64()) {
-        (Some(whole), _) => Ok(whole),
-        (None, Some(fraction)) if (0.0..=MAX).contains(&fraction) => Ok(round(fraction) as u64),
+        (Some(whole), _) => Ok(whole.min(MAX)),
+        (None, Some(fraction)) if (0.0..=MAX as f64).contains(&fraction) => {
+            Ok(round(fraction) as u64)
+        }
         _ => Err(TokenError::InvalidClaim),
     }
 }

@@ -55,7 +55,9 @@ impl<'a> Jws<'a> {
 }
 
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)
+    URL_SAFE_NO_PAD
+        .decode(part)
+        .map_err(|_| TokenError::Malformed)
 }
 
 /// The first part of a token, with its dot; the same for every token of a signer.
@@ -88,5 +90,6 @@ pub(crate) fn encode_claims(
 
 /// Seconds since 1970, as tokens count them; a clock before that counts as 0.
 pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

@@ -21,7 +21,8 @@ pub struct VerificationKey {
 }
 
 enum Material {
-    Secret(hmac::Key),
+    // Boxed: over 1 KiB, against 56 bytes.
+    Secret(Box<hmac::Key>),
     Public(ParsedPublicKey),
 }
 
@@ -32,7 +33,7 @@ impl VerificationKey {
         algorithm: Algorithm,
         secret: &[u8],
     ) -> Result<Self, KeyError> {
-        let material = Material::Secret(hmac_key(algorithm, secret)?);
+        let material = Material::Secret(Box::new(hmac_key(algorithm, secret)?));
         Self::new(kid, algorithm, material)
     }
 
@@ -56,8 +57,8 @@ impl VerificationKey {
             PublicEncryptingKey::from_der(&spki)
                 .map_err(|_| KeyError::WrongPublicKey(algorithm))?;
         }
-        let key = ParsedPublicKey::new(params, &spki)
-            .map_err(|_| KeyError::WrongPublicKey(algorithm))?;
+        let key =
+            ParsedPublicKey::new(params, &spki).map_err(|_| KeyError::WrongPublicKey(algorithm))?;
         Self::new(kid, algorithm, Material::Public(key))
     }
 
@@ -69,7 +70,11 @@ impl VerificationKey {
         if kid.as_deref() == Some("") {
             return Err(KeyError::EmptyKid);
         }
-        Ok(Self { kid, algorithm, material })
+        Ok(Self {
+            kid,
+            algorithm,
+            material,
+        })
     }
 
     /// The key's name, if it has one.
@@ -109,12 +114,19 @@ pub(in crate::security) fn hmac_key(
     let KeyKind::Hmac(params) = algorithm.key_kind() else {
         return Err(KeyError::NotASecretAlgorithm(algorithm));
     };
-    if secret.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0) {
+    if secret
+        .iter()
+        .all(|byte| byte.is_ascii_whitespace() || *byte == 0)
+    {
         return Err(KeyError::BlankSecret(algorithm));
     }
     let needed = params.digest_algorithm().output_len();
     if secret.len() < needed {
-        return Err(KeyError::ShortSecret { algorithm, found: secret.len(), needed });
+        return Err(KeyError::ShortSecret {
+            algorithm,
+            found: secret.len(),
+            needed,
+        });
     }
     Ok(hmac::Key::new(params, secret))
 }

@@ -50,7 +50,10 @@ fn each_algorithm_takes_only_its_own_sort_of_key() {
 fn what_is_not_one_public_key_is_refused_and_named() {
     let pair = p256_pair();
     let twice = pair.public.repeat(2);
-    let cert = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
+    let cert = rcgen::generate_simple_self_signed(["localhost".to_owned()])
+        .unwrap()
+        .cert
+        .pem();
     let pkcs1 = "-----BEGIN RSA PUBLIC KEY-----\nAAAA\n-----END RSA PUBLIC KEY-----\n";
     let cut = pair.public.replace("-----END PUBLIC KEY-----", "");
     for (pem, found) in [
@@ -71,15 +74,21 @@ fn what_is_not_one_public_key_is_refused_and_named() {
 
 #[test]
 fn a_secret_as_long_as_the_hash_is_taken_and_a_shorter_or_blank_one_is_not() {
-    for (algorithm, needed) in
-        [(Algorithm::Hs256, 32), (Algorithm::Hs384, 48), (Algorithm::Hs512, 64)]
-    {
+    for (algorithm, needed) in [
+        (Algorithm::Hs256, 32),
+        (Algorithm::Hs384, 48),
+        (Algorithm::Hs512, 64),
+    ] {
         let load = |secret: &[u8]| VerificationKey::hmac(None, algorithm, secret).map(|_| ());
         assert_eq!(load(&vec![b'k'; needed]), Ok(()));
         let found = needed - 1;
         assert_eq!(
             load(&vec![b'k'; found]),
-            Err(KeyError::ShortSecret { algorithm, found, needed })
+            Err(KeyError::ShortSecret {
+                algorithm,
+                found,
+                needed
+            })
         );
         for blank in [vec![], vec![b' '; 99], vec![0; 99], b"\r\n\t ".repeat(20)] {
             assert_eq!(load(&blank), Err(KeyError::BlankSecret(algorithm)));
@@ -92,7 +101,10 @@ fn secrets_and_public_keys_are_not_taken_for_each_other() {
     let pem = p256_pair().public;
     for algorithm in Algorithm::ALL {
         let (error, expected) = if algorithm.is_hmac() {
-            (load(algorithm, &pem).err(), KeyError::NotAPublicKeyAlgorithm(algorithm))
+            (
+                load(algorithm, &pem).err(),
+                KeyError::NotAPublicKeyAlgorithm(algorithm),
+            )
         } else {
             let secret = VerificationKey::hmac(None, algorithm, pem.as_bytes());
             (secret.err(), KeyError::NotASecretAlgorithm(algorithm))
@@ -111,5 +123,8 @@ fn an_empty_kid_is_refused() {
 fn a_key_never_shows_in_debug_output() {
     let secret = b"0123456789abcdef0123456789abcdef";
     let key = VerificationKey::hmac(Some("a".into()), Algorithm::Hs256, secret).unwrap();
-    assert_eq!(format!("{key:?}"), r#"VerificationKey { kid: Some("a"), algorithm: Hs256, .. }"#);
+    assert_eq!(
+        format!("{key:?}"),
+        r#"VerificationKey { kid: Some("a"), algorithm: Hs256, .. }"#
+    );
 }

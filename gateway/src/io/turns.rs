@@ -1,0 +1,98 @@
+//! A reader that ends its turn after so many bytes.
+//!
+//! An HTTP/2 connection reads as long as its socket has bytes. A fast backend
+//! then fills the buffers of every stream before the tasks that empty them may
+//! run, and their memory has left the cache by then. After [`TURN`] bytes this
+//! says "pending" and wakes its task at once, so that the others come in
+//! between. It delays no byte while nothing else runs.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How much is read before other tasks get their turn, in bytes.
+const TURN: usize = 64 * 1024;
+
+pub(crate) struct Turns<T> {
+    io: T,
+    taken: usize,
+}
+
+impl<T> Turns<T> {
+    pub(crate) fn new(io: T) -> Self {
+        Self { io, taken: 0 }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Turns<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.taken >= TURN {
+            self.taken = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        if polled.is_pending() {
+            self.taken = 0;
+        }
+        ready!(polled)?;
+        self.taken += buf.filled().len() - before;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Turns<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn a_full_turn_lets_others_run_and_then_goes_on() {
+        let (mut peer, io) = tokio::io::duplex(4 * TURN);
+        peer.write_all(&vec![7; 2 * TURN]).await.unwrap();
+        let mut reader = Turns::new(io);
+        let mut all = vec![0; TURN];
+        reader.read_exact(&mut all).await.unwrap();
+        let mut more = [0; 1];
+        let mut next = Box::pin(reader.read(&mut more));
+        assert!(futures_util::poll!(next.as_mut()).is_pending());
+        assert_eq!(next.await.unwrap(), 1);
+    }
+}

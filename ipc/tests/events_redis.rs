@@ -1,0 +1,542 @@
+//! What the Redis log promises beside the contract, against a real Redis that is killed, paused,
+//! cut off and asked for passwords and certificates.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests panic as the tests do"
+)]
+
+#[path = "util/reading.rs"]
+mod reading;
+#[path = "util/redis_server.rs"]
+mod redis_server;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use intellirouter::events::{
+    ChannelName, Entry, EventLog, Gap, GapReason, LogSettings, LogSubscription, PublishError,
+    RedisLog, SubscribeError,
+};
+use tokio::time::timeout;
+
+use self::reading::{PATIENCE, all, channel, expect_event, expect_gap, pattern, take};
+use self::redis_server::RedisServer;
+
+const CHANNEL: &str = "intellirouter:chain_engine:router_core:step";
+
+async fn connect(server: &RedisServer) -> RedisLog {
+    let log = RedisLog::connect(&server.url(), LogSettings::default()).await;
+    log.unwrap()
+}
+
+async fn subscribe(log: &RedisLog) -> LogSubscription {
+    log.subscribe(all(), None).await.unwrap()
+}
+
+async fn publish(log: &RedisLog, payload: &'static str) -> Result<(), PublishError> {
+    let payload = Bytes::from_static(payload.as_bytes());
+    log.publish(&channel("step"), payload, None).await.map(drop)
+}
+
+async fn until(log: &RedisLog, connected: bool) {
+    let reached = timeout(PATIENCE, log.wait_for_connection(connected)).await;
+    reached.unwrap_or_else(|_| panic!("never connected = {connected}: {:?}", log.status()));
+}
+
+fn is_recorder_away(gap: Gap) -> bool {
+    gap.reason == GapReason::RecorderAway && gap.from.is_some_and(|from| from < gap.to)
+}
+
+#[tokio::test]
+async fn what_redis_cli_publishes_arrives() {
+    let server = RedisServer::start();
+    let log = connect(&server).await;
+    let mut subscription = subscribe(&log).await;
+    assert_eq!(
+        server
+            .cli(&["PUBLISH", CHANNEL, "{\"by\": \"hand\"}"])
+            .trim(),
+        "1"
+    );
+    expect_event(&mut subscription, "{\"by\": \"hand\"}").await;
+}
+
+#[tokio::test]
+async fn a_plain_redis_subscriber_sees_the_payload_exactly_as_published() {
+    let server = RedisServer::start();
+    let log = connect(&server).await;
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut plain = client.get_async_pubsub().await.unwrap();
+    plain.subscribe(CHANNEL).await.unwrap();
+    let payload = Bytes::from_static(b"\0\xff two\nlines");
+    for key in [None, Some("key")] {
+        log.publish(&channel("step"), payload.clone(), key)
+            .await
+            .unwrap();
+        let message = futures_util::StreamExt::next(&mut plain.on_message())
+            .await
+            .unwrap();
+        assert_eq!(message.get_payload_bytes(), &payload[..]);
+    }
+}
+
+#[tokio::test]
+async fn a_message_on_a_channel_that_breaks_the_grammar_is_ignored_and_counted() {
+    let server = RedisServer::start();
+    let log = connect(&server).await;
+    let mut subscription = subscribe(&log).await;
+    for broken in [
+        "intellirouter:a:b",
+        "intellirouter:a:b:ir.open",
+        "intellirouter:a:b:c\n",
+    ] {
+        server.cli(&["PUBLISH", broken, "x"]);
+    }
+    server.cli(&["PUBLISH", CHANNEL, "good"]);
+    expect_event(&mut subscription, "good").await;
+    let status = log.status();
+    assert_eq!((status.ignored, status.recorded), (3, 1));
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_becomes_a_gap_on_its_channel_alone() {
+    let server = RedisServer::start();
+    let settings = LogSettings {
+        max_payload: 10,
+        ..LogSettings::default()
+    };
+    let log = RedisLog::connect(&server.url(), settings).await.unwrap();
+    let mut same = log.subscribe(pattern(CHANNEL), None).await.unwrap();
+    let other = pattern("intellirouter:memory:*");
+    let mut other = log.subscribe(other, None).await.unwrap();
+    server.cli(&["PUBLISH", CHANNEL, "more than ten bytes"]);
+    server.cli(&["PUBLISH", "intellirouter:memory:chain_engine:x", "small"]);
+    assert_eq!(expect_gap(&mut same).await.reason, GapReason::Trimmed);
+    expect_event(&mut other, "small").await;
+    assert_eq!(log.status().oversized, 1);
+}
+
+#[tokio::test]
+async fn a_thousand_subscribers_share_one_redis_connection() {
+    let server = RedisServer::start();
+    let log = connect(&server).await;
+    let mut subscriptions = Vec::new();
+    for _ in 0..1000 {
+        subscriptions.push(subscribe(&log).await);
+    }
+    let clients = server.cli(&["CLIENT", "LIST"]);
+    let following = clients.lines().filter(|client| client.contains(" psub=1 "));
+    assert_eq!(following.count(), 1, "{clients}");
+    assert_eq!(server.cli(&["PUBLISH", CHANNEL, "to all"]).trim(), "1");
+    for subscription in &mut subscriptions {
+        expect_event(subscription, "to all").await;
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_is_killed_and_comes_back_is_said_by_a_gap_and_the_stream_goes_on() {
+    let mut server = RedisServer::start();
+    let log = connect(&server).await;
+    let mut early = subscribe(&log).await;
+    publish(&log, "before").await.unwrap();
+    expect_event(&mut early, "before").await;
+
+    server.kill();
+    until(&log, false).await;
+    let started = Instant::now();
+    assert!(matches!(
+        publish(&log, "lost").await,
+        Err(PublishError::Unavailable(_))
+    ));
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "refused at once"
+    );
+    let refused = log.subscribe(all(), None).await;
+    assert!(matches!(
+        refused.err(),
+        Some(SubscribeError::Unavailable(_))
+    ));
+    assert!(!log.status().connected);
+
+    server.start_again();
+    until(&log, true).await;
+    publish(&log, "after").await.unwrap();
+    assert!(is_recorder_away(expect_gap_and(&mut early, "after").await));
+    let status = log.status();
+    assert_eq!((status.reconnects, status.recorded), (1, 2));
+
+    // Who resumes from before the loss is told of it too; who comes after it is not.
+    let before = early.start();
+    let mut late = log.subscribe(all(), Some(before)).await.unwrap();
+    assert_eq!(take(&mut late, 3).await.len(), 3);
+    let mut fresh = log.subscribe(all(), Some(early.position())).await.unwrap();
+    publish(&log, "more").await.unwrap();
+    expect_event(&mut fresh, "more").await;
+}
+
+/// A gap and then this event, in one batch or two.
+async fn expect_gap_and(subscription: &mut LogSubscription, expected: &str) -> Gap {
+    let got = take(subscription, 2).await;
+    let (Entry::Gap(gap), Entry::Event(event)) = (&got[0], &got[1]) else {
+        panic!("not a gap and an event: {got:?}");
+    };
+    assert_eq!(event.payload(), expected.as_bytes());
+    *gap
+}
+
+#[tokio::test]
+async fn a_redis_that_is_away_at_the_start_is_awaited_and_its_first_connection_is_no_gap() {
+    let mut server = RedisServer::down();
+    let log = connect(&server).await;
+    let status = log.status();
+    assert!(!status.connected);
+    assert!(
+        status.detail.contains(&server.port().to_string()),
+        "{}",
+        status.detail
+    );
+    assert!(matches!(
+        publish(&log, "early").await,
+        Err(PublishError::Unavailable(_))
+    ));
+    assert!(matches!(
+        log.subscribe(all(), None).await.err(),
+        Some(SubscribeError::Unavailable(_))
+    ));
+
+    server.start_again();
+    until(&log, true).await;
+    let mut subscription = subscribe(&log).await;
+    publish(&log, "first").await.unwrap();
+    expect_event(&mut subscription, "first").await;
+    assert_eq!(log.status().reconnects, 0);
+}
+
+#[tokio::test]
+async fn a_paused_redis_is_noticed_while_idle_and_nothing_is_published_falsely() {
+    let server = RedisServer::start();
+    let log = connect(&server).await;
+    let mut subscription = subscribe(&log).await;
+    server.pause();
+    let paused = Instant::now();
+    let unanswered = publish(&log, "maybe").await;
+    let waited = paused.elapsed();
+    let limit = Duration::from_secs(2);
+    assert_eq!(unanswered, Err(PublishError::TimedOut(limit)));
+    assert!(waited >= limit && waited < limit * 2, "{waited:?}");
+
+    // Both connections must be given up, so that what Redis still holds for them can't arrive.
+    until(&log, false).await;
+    timeout(PATIENCE, async {
+        while log.subscribe(all(), None).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the loss of the tail was not noticed");
+    let noticed = paused.elapsed();
+    assert!(
+        noticed < Duration::from_secs(5),
+        "noticed after {noticed:?}"
+    );
+    assert!(matches!(
+        publish(&log, "no").await,
+        Err(PublishError::Unavailable(_))
+    ));
+
+    server.resume();
+    // What was sent before the pause may come now, as Redis finds it; the gap comes before it.
+    let first = reading::batch(&mut subscription).await.remove(0);
+    assert!(
+        matches!(first, Entry::Gap(gap) if is_recorder_away(gap)),
+        "{first:?}"
+    );
+    until(&log, true).await;
+    publish(&log, "again").await.unwrap();
+    while reading::batch(&mut subscription)
+        .await
+        .iter()
+        .all(|e| reading::payload(e) != b"again")
+    {}
+}
+
+#[tokio::test]
+async fn a_tail_that_is_cut_is_made_again_with_a_gap() {
+    let server = RedisServer::start();
+    let log = connect(&server).await;
+    let mut subscription = subscribe(&log).await;
+    assert_eq!(
+        server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]).trim(),
+        "1"
+    );
+    assert!(is_recorder_away(expect_gap(&mut subscription).await));
+    server.cli(&["PUBLISH", CHANNEL, "after"]);
+    expect_event(&mut subscription, "after").await;
+}
+
+#[tokio::test]
+async fn a_publisher_that_is_cut_is_made_again_and_subscribers_see_no_gap() {
+    let server = RedisServer::start();
+    let log = connect(&server).await;
+    let mut subscription = subscribe(&log).await;
+    assert_eq!(
+        server.cli(&["CLIENT", "KILL", "TYPE", "normal"]).trim(),
+        "1"
+    );
+    until(&log, false).await;
+    // The tail stands: who only follows is not refused.
+    let mut other = subscribe(&log).await;
+    until(&log, true).await;
+    publish(&log, "after").await.unwrap();
+    expect_event(&mut subscription, "after").await;
+    expect_event(&mut other, "after").await;
+    assert_eq!(log.status().reconnects, 0);
+}
+
+#[tokio::test]
+async fn a_key_is_known_to_every_process_that_publishes_to_the_same_redis() {
+    let server = RedisServer::start();
+    let (one, other) = (connect(&server).await, connect(&server).await);
+    let mut subscription = subscribe(&one).await;
+    let payload = Bytes::from_static(b"once");
+    let first = one
+        .publish(&channel("step"), payload.clone(), Some("k"))
+        .await;
+    let second = other.publish(&channel("step"), payload, Some("k")).await;
+    assert!(!first.unwrap().duplicate);
+    assert!(second.unwrap().duplicate);
+    publish(&other, "next").await.unwrap();
+    let got = reading::payloads(&mut subscription, 2).await;
+    assert_eq!(got, [b"once".to_vec(), b"next".to_vec()]);
+}
+
+#[tokio::test]
+async fn a_key_is_remembered_for_five_minutes_in_redis() {
+    let server = RedisServer::start();
+    let log = connect(&server).await;
+    log.publish(&channel("step"), Bytes::new(), Some("k"))
+        .await
+        .unwrap();
+    let keys = server.cli(&["KEYS", "*"]);
+    let left: u64 = server.cli(&["PTTL", keys.trim()]).trim().parse().unwrap();
+    assert!((240_000..=300_000).contains(&left), "{left} ms");
+}
+
+#[tokio::test]
+async fn a_publish_that_redis_refuses_is_an_error_and_its_key_stays_free() {
+    let server = RedisServer::start();
+    server.cli(&[
+        "ACL",
+        "SETUSER",
+        "writer",
+        "on",
+        ">pw",
+        "+@all",
+        "~*",
+        "allchannels",
+    ]);
+    let url = server.url().replace("redis://", "redis://writer:pw@");
+    let log = RedisLog::connect(&url, LogSettings::default())
+        .await
+        .unwrap();
+    let forbidden = channel("forbidden");
+    server.cli(&[
+        "ACL",
+        "SETUSER",
+        "writer",
+        "resetchannels",
+        "&intellirouter:*",
+    ]);
+    server.cli(&["ACL", "SETUSER", "writer", "-publish"]);
+    for key in [None, Some("k")] {
+        let refused = log.publish(&forbidden, Bytes::new(), key).await;
+        assert!(
+            matches!(refused, Err(PublishError::Unavailable(_))),
+            "{refused:?}"
+        );
+    }
+    server.cli(&["ACL", "SETUSER", "writer", "+publish"]);
+    until(&log, true).await;
+    let repeated = log
+        .publish(&forbidden, Bytes::new(), Some("k"))
+        .await
+        .unwrap();
+    assert!(!repeated.duplicate, "nothing was published under this key");
+}
+
+#[tokio::test]
+async fn more_than_may_wait_for_an_answer_is_refused() {
+    let server = RedisServer::start();
+    let log = Arc::new(connect(&server).await);
+    server.pause();
+    let started = Instant::now();
+    let attempts: Vec<_> = (0..40)
+        .map(|_| {
+            let log = Arc::clone(&log);
+            let payload = Bytes::from(vec![0; 1 << 20]);
+            tokio::spawn(async move { log.publish(&channel("step"), payload, None).await })
+        })
+        .collect();
+    let mut refused = 0;
+    for attempt in attempts {
+        match attempt.await.unwrap() {
+            Err(PublishError::Unavailable(_)) => refused += 1,
+            Err(PublishError::TimedOut(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(started.elapsed() < Duration::from_secs(4));
+    assert_eq!(
+        refused,
+        40 - 15,
+        "16 MiB have room for 15 with their overhead"
+    );
+}
+
+#[tokio::test]
+async fn a_dropped_log_closes_its_connections() {
+    let server = RedisServer::start();
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut watcher = client.get_multiplexed_async_connection().await.unwrap();
+    drop(connect(&server).await);
+    let closed = async {
+        loop {
+            let list: String = redis::cmd("CLIENT")
+                .arg("LIST")
+                .query_async(&mut watcher)
+                .await
+                .unwrap();
+            if list.lines().count() == 1 {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, closed)
+        .await
+        .expect("connections were left open");
+}
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Logged {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn loss_and_return_are_logged_and_credentials_are_shown_nowhere() {
+    let logged = Logged::default();
+    let writer = logged.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let mut server = RedisServer::start_with(&["--requirepass", "s3cret"]);
+    let wrong = server.url().replace("redis://", "redis://:wr0ng@");
+    let refused = RedisLog::connect(&wrong, LogSettings::default())
+        .await
+        .unwrap();
+    assert!(!refused.status().connected);
+
+    let right = server.url().replace("redis://", "redis://:s3cret@");
+    let log = RedisLog::connect(&right, LogSettings::default())
+        .await
+        .unwrap();
+    assert!(log.status().connected, "{:?}", log.status());
+    server.kill();
+    until(&log, false).await;
+    let down = format!("{log:?} {:?}", publish(&log, "x").await);
+    server.start_again();
+    until(&log, true).await;
+
+    let text = String::from_utf8(logged.0.lock().unwrap().clone()).unwrap();
+    for line in [
+        "event store not reachable",
+        "event store lost",
+        "event store connected",
+    ] {
+        assert!(text.contains(line), "{line:?} not in: {text}");
+    }
+    for shown in [text, down, format!("{refused:?} {log:?}")] {
+        assert!(
+            !shown.contains("s3cret") && !shown.contains("wr0ng"),
+            "{shown}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn over_tls_only_a_server_of_the_given_authority_is_trusted() {
+    let directory = tempfile::tempdir().unwrap();
+    let make = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let (cert, key) = (
+            directory.path().join(name),
+            directory.path().join(format!("{name}k")),
+        );
+        std::fs::write(&cert, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        (cert, key)
+    };
+    let ((cert, key), (stranger, _)) = (make("server"), make("stranger"));
+    let server = RedisServer::start_tls(&cert, &key);
+    let url = format!("rediss://localhost:{}", server.port());
+
+    let trusting = LogSettings {
+        ca_file: Some(cert),
+        ..LogSettings::default()
+    };
+    let log = RedisLog::connect(&url, trusting).await.unwrap();
+    assert!(log.status().connected, "{:?}", log.status());
+    let mut subscription = subscribe(&log).await;
+    publish(&log, "over TLS").await.unwrap();
+    expect_event(&mut subscription, "over TLS").await;
+
+    let other = LogSettings {
+        ca_file: Some(stranger),
+        ..LogSettings::default()
+    };
+    let status = RedisLog::connect(&url, other).await.unwrap().status();
+    assert!(!status.connected);
+    assert!(status.detail.contains("certificate"), "{}", status.detail);
+}
+
+#[tokio::test]
+async fn two_logs_of_one_redis_see_the_same_order() {
+    let server = RedisServer::start();
+    let (one, other) = (connect(&server).await, connect(&server).await);
+    let mut subscriptions = [subscribe(&one).await, subscribe(&other).await];
+    let (a, b) = (
+        ChannelName::new("a", "x", "y"),
+        ChannelName::new("b", "x", "y"),
+    );
+    let publishing = |log: RedisLog, channel: ChannelName| {
+        tokio::spawn(async move {
+            for n in 0..500_u32 {
+                let payload = Bytes::from(format!("{channel} {n}"));
+                log.publish(&channel, payload, None).await.unwrap();
+            }
+            log
+        })
+    };
+    let tasks = (publishing(one, a), publishing(other, b));
+    let seen = reading::payloads(&mut subscriptions[0], 1000).await;
+    assert_eq!(seen, reading::payloads(&mut subscriptions[1], 1000).await);
+    tasks.0.await.unwrap();
+    tasks.1.await.unwrap();
+}

@@ -1,0 +1,315 @@
+//! Events when a part misbehaves or ends: Redis, a reader, a token, the
+//! gateway itself. What may be lost is said, and nobody waits for another.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "what can't go on fails its test"
+)]
+
+use std::time::Duration;
+
+use h2::RecvStream;
+use http::Request;
+use intellirouter_tests::client::{Connection, in_time};
+use intellirouter_tests::events::{CHANNEL, Events, PATTERN, PAYLOAD, field, json, sse_frame};
+use intellirouter_tests::redis::Redis;
+use intellirouter_tests::token::now;
+use intellirouter_tests::{Config, Process, Token};
+
+#[test]
+fn a_quiet_stream_has_a_heartbeat() {
+    let events = Events::new("heartbeat = \"1s\"");
+    let (sse, ndjson) = (events.sse(), events.curl("application/x-ndjson"));
+    sse.line("a comment", |line| line.starts_with(':').then_some(()));
+    ndjson.line("a heartbeat", |line| {
+        (json(line)["event"] == "ir.heartbeat").then_some(())
+    });
+}
+
+#[test]
+fn a_stream_ends_when_its_token_does() {
+    let events = Events::new("");
+    let token = Token::new("alice", &["tester"])
+        .with("exp", now() + 2)
+        .hs256(events.site.secret().as_bytes());
+    let header = format!("authorization: Bearer {token}");
+    let mut sse = events.curl_with("text/event-stream", &header, &Events::path(PATTERN));
+    let frame = sse_frame(&sse, "event: ir.error");
+    assert_eq!(json(field(&frame, "data"))["reason"], "token_expired");
+    assert!(sse.wait().success());
+}
+
+#[test]
+fn a_draining_gateway_ends_its_streams_with_a_reason() {
+    let events = Events::new("");
+    let (mut sse, mut ndjson, mut grpc) = (
+        events.sse(),
+        events.curl("application/x-ndjson"),
+        events.grpc(),
+    );
+    events.gateway.interrupt();
+    let frame = sse_frame(&sse, "event: ir.error");
+    assert_eq!(json(field(&frame, "data"))["reason"], "draining");
+    assert!(!field(&frame, "retry").is_empty());
+    let line = ndjson.line("the reason", |line| {
+        let line = json(line);
+        (line["event"] == "ir.error").then_some(line)
+    });
+    assert_eq!(line["data"]["reason"], "draining");
+    grpc.line("the reason", |line| {
+        (json(line)["reason"] == "draining").then_some(())
+    });
+    for client in [&mut sse, &mut ndjson] {
+        assert!(client.wait().success(), "{}", client.output());
+    }
+    grpc.wait();
+    let Events { mut gateway, .. } = events;
+    assert!(gateway.process.wait().success());
+}
+
+/// Opens many SSE streams on few connections and waits until each is open.
+async fn many(
+    events: &Events,
+    connections: usize,
+    each: usize,
+) -> Vec<(Connection, Vec<RecvStream>)> {
+    let mut open = Vec::new();
+    for _ in 0..connections {
+        let mut client = Connection::open(events.gateway.port, &events.gateway.ca).await;
+        let mut bodies = Vec::new();
+        for _ in 0..each {
+            let mut call = client.begin(subscribe(events), true).await;
+            let mut body = call.head().await.into_body();
+            let first = in_time("ir.open", body.data()).await.unwrap().unwrap();
+            assert!(first.windows(7).any(|part| part == b"ir.open"));
+            bodies.push(body);
+        }
+        open.push((client, bodies));
+    }
+    open
+}
+
+fn subscribe(events: &Events) -> Request<()> {
+    let (_, bearer) = events.header.split_once(' ').unwrap();
+    Request::get(format!("https://localhost{}", Events::path(PATTERN)))
+        .header("authorization", bearer)
+        .body(())
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_subscribers_need_no_more_redis_connections_than_one() {
+    let redis = Redis::start();
+    let events = Events::on(&redis);
+    let first = events.sse();
+    let before = redis.clients();
+    assert!((1..=2).contains(&before.len()), "{before:?}");
+    let mut open = many(&events, 2, 100).await;
+    assert_eq!(redis.clients().len(), before.len(), "{:?}", redis.clients());
+
+    events.publish(PAYLOAD);
+    sse_frame(&first, &format!("data: {PAYLOAD}"));
+    for (_, bodies) in &mut open {
+        for body in bodies {
+            let mut text = Vec::new();
+            while !text.windows(4).any(|part| part == b"\"e1\"") {
+                let chunk = in_time("the event", body.data()).await.unwrap().unwrap();
+                text.extend_from_slice(&chunk);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_redis_that_was_away_is_survived_and_said() {
+    let mut redis = Redis::start();
+    let events = Events::on(&redis);
+    let (sse, ndjson, grpc) = (
+        events.sse(),
+        events.curl("application/x-ndjson"),
+        events.grpc(),
+    );
+    redis.cli(&["PUBLISH", CHANNEL, r#"{"n":1}"#]);
+    sse_frame(&sse, r#"data: {"n":1}"#);
+    redis.kill();
+    redis.restart();
+
+    let frame = sse_frame(&sse, "event: ir.gap");
+    let gap = json(field(&frame, "data"));
+    assert!(
+        ["store_lost_data", "recorder_away"].contains(&gap["reason"].as_str().unwrap()),
+        "{gap}"
+    );
+    ndjson.line("a gap", |line| {
+        (json(line)["event"] == "ir.gap").then_some(())
+    });
+    grpc.line("a gap", |line| (json(line)["kind"] == "gap").then_some(()));
+
+    redis.cli(&["PUBLISH", CHANNEL, r#"{"n":2}"#]);
+    sse_frame(&sse, r#"data: {"n":2}"#);
+    let lines = sse.lines();
+    let at = |what: &str| lines.iter().position(|line| line == what).unwrap();
+    assert!(
+        at("event: ir.gap") < at(r#"data: {"n":2}"#),
+        "the gap comes first"
+    );
+}
+
+#[test]
+fn publishing_while_redis_is_away_is_unavailable_and_works_again_after() {
+    let mut redis = Redis::start();
+    let events = Events::on(&redis);
+    let sse = events.sse();
+    redis.kill();
+    let answer = events.post(CHANNEL, "{}");
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    let retry: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!(retry > 0);
+    redis.restart();
+    // The subscriber's own connection tells when the gateway is back.
+    sse_frame(&sse, "event: ir.gap");
+    let end = std::time::Instant::now() + intellirouter_tests::DEADLINE;
+    while events.post(CHANNEL, PAYLOAD).status != 202 {
+        assert!(
+            std::time::Instant::now() < end,
+            "{}",
+            events.gateway.process.output()
+        );
+    }
+    sse_frame(&sse, &format!("data: {PAYLOAD}"));
+}
+
+#[test]
+fn a_redis_that_hangs_is_not_waited_for_for_ever() {
+    let redis = Redis::start();
+    let events = Events::with(&Config::default().events(&format!(
+        "store = \"{}\"\npublish_timeout = \"1s\"",
+        redis.url()
+    )));
+    let sse = events.sse();
+    redis.freeze();
+    assert_eq!(events.post(CHANNEL, "{}").status, 503);
+    redis.thaw();
+    let end = std::time::Instant::now() + intellirouter_tests::DEADLINE;
+    while events.post(CHANNEL, PAYLOAD).status != 202 {
+        assert!(
+            std::time::Instant::now() < end,
+            "{}",
+            events.gateway.process.output()
+        );
+    }
+    sse_frame(&sse, &format!("data: {PAYLOAD}"));
+}
+
+/// Publishes `count` events of about 10 kB.
+async fn flood(events: &Events, count: usize) {
+    let mut client = Connection::open(events.gateway.port, &events.gateway.ca).await;
+    let (_, bearer) = events.header.split_once(' ').unwrap();
+    for n in 0..count {
+        let payload = format!(r#"{{"n":{n},"text":"{}"}}"#, "x".repeat(10_000));
+        let request = Request::post(format!("https://localhost/events/{CHANNEL}"))
+            .header("authorization", bearer)
+            .body(())
+            .unwrap();
+        let mut call = client.begin(request, false).await;
+        call.send.send_data(payload.into(), true).unwrap();
+        assert_eq!(call.answer().await.head.status(), 202);
+    }
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_is_too_slow_is_closed_with_a_reason_and_disturbs_nobody() {
+    let events = Events::new("lag_bytes = 65536");
+    let quick = events.sse();
+    let mut client = Connection::open(events.gateway.port, &events.gateway.ca).await;
+    let mut call = client.begin(subscribe(&events), true).await;
+    let mut body = call.head().await.into_body();
+    let first = in_time("ir.open", body.data()).await.unwrap().unwrap();
+    body.flow_control().release_capacity(first.len()).unwrap();
+    // 3 MB, of which nothing is read: far more than the windows and the lag.
+    flood(&events, 300).await;
+    quick.line("the last event", |line| {
+        line.contains("\"n\":299,").then_some(())
+    });
+
+    let mut text = Vec::new();
+    while let Some(chunk) = in_time("the end", body.data()).await {
+        let chunk = chunk.unwrap();
+        body.flow_control().release_capacity(chunk.len()).unwrap();
+        text.extend_from_slice(&chunk);
+    }
+    let text = String::from_utf8(text).unwrap();
+    let end = text
+        .split("\n\n")
+        .find(|frame| frame.contains("event: ir.error"))
+        .expect("a reason");
+    assert!(end.contains("\"slow\""), "{end}");
+    assert!(
+        text.len() < 2_000_000,
+        "{} bytes were kept for it",
+        text.len()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_takes_no_byte_any_more_is_cut() {
+    let config = Config::default()
+        .events("lag_bytes = 65536")
+        .with_text("[limits]\nstall_timeout = \"1s\"\n");
+    let events = Events::with(&config);
+    let stuck = events.sse();
+    // Stopped, it takes no more than the buffers of its socket, some MB.
+    stuck.signal(rustix::process::Signal::STOP);
+    flood(&events, 1500).await;
+    all_streams_close(&events).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_never_read_again_is_cut_though_its_connection_lives() {
+    let config = Config::default()
+        .events("lag_bytes = 65536")
+        .with_text("[limits]\nstall_timeout = \"1s\"\n");
+    let events = Events::with(&config);
+    let mut client = Connection::open(events.gateway.port, &events.gateway.ca).await;
+    let mut call = client.begin(subscribe(&events), true).await;
+    // Held and never read: its window stays shut.
+    let _body = call.head().await.into_body();
+    flood(&events, 100).await;
+    all_streams_close(&events).await;
+    let mut other = client.begin(subscribe(&events), true).await;
+    assert_eq!(
+        other.head().await.status(),
+        200,
+        "the connection itself is good"
+    );
+}
+
+/// Waits until the gateway counts no event stream.
+async fn all_streams_close(events: &Events) {
+    let end = std::time::Instant::now() + intellirouter_tests::DEADLINE;
+    while open_streams(events) != 0 {
+        assert!(
+            std::time::Instant::now() < end,
+            "{}",
+            events.gateway.process.output()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The number of open event streams, as the admin page tells.
+fn open_streams(events: &Events) -> u64 {
+    let mut command = std::process::Command::new("curl");
+    command.args([
+        "-sS",
+        &format!("http://127.0.0.1:{}/metrics", events.gateway.admin),
+    ]);
+    let (_, metrics, _) = Process::run("curl", &command);
+    let line = metrics
+        .lines()
+        .find(|line| !line.starts_with('#') && line.contains("event_streams "));
+    let value = line.unwrap_or_else(|| panic!("no gauge of streams in\n{metrics}"));
+    value.rsplit(' ').next().unwrap().parse().unwrap()
+}

@@ -1,0 +1,237 @@
+//! Everything in one process: what it makes, what it prints, what it opens.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "what can't go on fails its test"
+)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use intellirouter_tests::gateway::port_after;
+use intellirouter_tests::service::python;
+use intellirouter_tests::{Process, binary, here};
+use tempfile::TempDir;
+
+/// Everything in one process, on free ports, with its files in `dir`.
+struct Up {
+    process: Process,
+    port: u16,
+    admin: u16,
+}
+
+impl Up {
+    fn start(dir: &Path, more: &[&str]) -> Self {
+        let mut args = more.to_vec();
+        let certs = dir.join("certs");
+        args.extend(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        args.extend(["--certs", certs.to_str().unwrap()]);
+        let process = Process::spawn("up", &binary::command(&args));
+        let port = process.line("URL", |line| port_after(line, "listening on https://"));
+        let admin = process.line("admin URL", |line| port_after(line, "admin on http://"));
+        Self {
+            process,
+            port,
+            admin,
+        }
+    }
+
+    /// The printed block that begins with this comment, without it.
+    fn printed(&self, comment: &str) -> String {
+        let mut block: Option<Vec<String>> = None;
+        self.process.line(comment, |line| {
+            match &mut block {
+                None if line.starts_with(comment) => block = Some(Vec::new()),
+                None => {}
+                // An empty line or the end of the output ends a block; the
+                // last block is ended by the line that closes the output.
+                Some(lines) if line.is_empty() => return Some(lines.join("\n")),
+                Some(lines) => lines.push(line.to_owned()),
+            }
+            None
+        })
+    }
+
+    /// A shell that runs a printed block after the line that sets the token,
+    /// in the folder that the commands are meant for.
+    fn shell(&self, comment: &str) -> Command {
+        let script = format!(
+            "set -e\n{}\n{}",
+            self.printed("# A token"),
+            self.printed(comment)
+        );
+        let mut command = Command::new("bash");
+        command.args(["-c", &script]).current_dir(here(".."));
+        // The commands need grpcio, and say so.
+        let python = here(".venv/bin");
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", python.display()));
+        command
+    }
+
+    fn stop(mut self) {
+        self.process.signal(rustix::process::Signal::INT);
+        let status = self.process.wait();
+        assert_eq!(status.code(), Some(0), "{}", self.process.output());
+    }
+}
+
+#[test]
+fn the_first_start_makes_private_files_and_the_next_reuses_them() {
+    let folder = TempDir::new().unwrap();
+    Up::start(folder.path(), &["up"]).stop();
+    let files = || -> Vec<(String, Vec<u8>, u32)> {
+        let mut files: Vec<_> = std::fs::read_dir(folder.path().join("certs"))
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+                let name = entry.file_name().into_string().unwrap();
+                (name, std::fs::read(entry.path()).unwrap(), mode)
+            })
+            .collect();
+        files.sort();
+        files
+    };
+    let made = files();
+    for name in [
+        "ca.crt",
+        "ca.key",
+        "gateway.crt",
+        "gateway.key",
+        "identity.key",
+        "jwt.secret",
+    ] {
+        assert!(
+            made.iter().any(|(file, ..)| file == name),
+            "{name} is missing"
+        );
+    }
+    for (name, _, mode) in &made {
+        if name.ends_with(".key") || name.ends_with(".secret") {
+            assert_eq!(*mode, 0o600, "{name}");
+        }
+    }
+    Up::start(folder.path(), &["up"]).stop();
+    assert!(files() == made, "the second start changed a file");
+}
+
+#[test]
+fn no_command_is_up() {
+    let folder = TempDir::new().unwrap();
+    let up = Up::start(folder.path(), &[]);
+    assert!(up.port != 0 && up.admin != 0);
+    up.stop();
+}
+
+#[test]
+fn the_printed_grpc_call_works_as_printed() {
+    let folder = TempDir::new().unwrap();
+    let up = Up::start(folder.path(), &["up"]);
+    let (status, out, err) = Process::run("printed", &up.shell("# A gRPC call"));
+    assert!(status.success(), "{out}\n{err}");
+    assert!(out.contains("STATUS_SUCCESS"), "{out}\n{err}");
+    up.stop();
+}
+
+#[test]
+fn the_printed_curl_commands_follow_and_publish_as_printed() {
+    let folder = TempDir::new().unwrap();
+    let up = Up::start(folder.path(), &["up"]);
+    let follow = Process::spawn("follow", &up.shell("# Follow events"));
+    follow.line("ir.open", |line| (line == "event: ir.open").then_some(()));
+    let (status, out, err) = Process::run("publish", &up.shell("# Publish one"));
+    assert!(status.success() && out.contains("\"id\""), "{out}\n{err}");
+    follow.line("event", |line| {
+        (line == "event: chain_execution_completed").then_some(())
+    });
+}
+
+#[test]
+fn nothing_that_up_starts_listens_beyond_loopback() {
+    let folder = TempDir::new().unwrap();
+    let up = Up::start(folder.path(), &["up"]);
+    let mut command = Command::new("ss");
+    command.args(["-Hltnp"]);
+    let (_, out, _) = Process::run("ss", &command);
+    let own = format!("pid={},", up.process.id());
+    let listening: Vec<_> = out.lines().filter(|line| line.contains(&own)).collect();
+    assert!(
+        listening.len() >= 3,
+        "gateway, admin and registry are expected in\n{out}"
+    );
+    for line in listening {
+        let address = line.split_whitespace().nth(3).unwrap();
+        assert!(
+            address.starts_with("127.0.0.1:") || address.starts_with("[::1]:"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn events_tail_and_publish_work_against_a_running_gateway() {
+    let folder = TempDir::new().unwrap();
+    let up = Up::start(folder.path(), &["up"]);
+    let url = format!("https://localhost:{}", up.port);
+    let certs = folder.path().join("certs");
+    let place = ["--url", &url, "--certs", certs.to_str().unwrap()];
+    let channel = "intellirouter:chain_engine:router_core:chain_step_completed";
+    let tail = [
+        &["events", "tail", "--channel", "intellirouter:*"][..],
+        &place,
+    ]
+    .concat();
+    let tail = Process::spawn("tail", &binary::command(&tail));
+    tail.line("ir.open", |line| line.contains("ir.open").then_some(()));
+    let publish = [
+        "events",
+        "publish",
+        "--channel",
+        channel,
+        r#"{"step_id":"s1"}"#,
+    ];
+    let publish = [&publish[..], &place].concat();
+    let (status, out, err) = Process::run("publish", &binary::command(&publish));
+    assert!(status.success(), "{out}{err}");
+    tail.line("event", |line| {
+        (line.contains("chain_step_completed") && line.contains("\"s1\"")).then_some(())
+    });
+}
+
+#[test]
+fn model_registry_is_reached_over_mtls_and_not_by_a_shortcut() {
+    let folder = TempDir::new().unwrap();
+    let up = Up::start(folder.path(), &["up"]);
+    // Whoever connects to its port without a certificate gets nothing.
+    let mut command = Command::new("ss");
+    command.args(["-Hltnp"]);
+    let (_, out, _) = Process::run("ss", &command);
+    let own = format!("pid={},", up.process.id());
+    let ports = out
+        .lines()
+        .filter(|line| line.contains(&own))
+        .filter_map(|line| {
+            let address = line.split_whitespace().nth(3)?;
+            address.rsplit_once(':')?.1.parse::<u16>().ok()
+        });
+    let registry: Vec<_> = ports
+        .filter(|port| *port != up.port && *port != up.admin)
+        .collect();
+    let [port] = registry[..] else {
+        panic!("one more port is expected: {registry:?}")
+    };
+    let mut client = python("interop_client.py");
+    client.args([
+        "--target",
+        &format!("localhost:{port}"),
+        "--case",
+        "empty_unary",
+        "--ca",
+    ]);
+    client.arg(folder.path().join("certs/ca.crt"));
+    let (status, out, _) = Process::run("client", &client);
+    assert!(!status.success() && out.contains("UNAVAILABLE"), "{out}");
+}
