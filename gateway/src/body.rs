@@ -112,6 +112,10 @@ impl Body {
     /// Gives the sender credit for up to `bytes` of what was handed out.
     /// Called by the consumer once the data went on.
     pub(crate) fn release(&mut self, bytes: usize) {
+        // A receiver that takes a little is slow, not stalled.
+        if let Some(stall) = &mut self.stall {
+            stall.since = None;
+        }
         match &mut self.kind {
             Kind::H2(H2Request(Some(recv))) => recv.release(bytes),
             Kind::Upstream(body) => body.release(bytes),

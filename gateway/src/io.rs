@@ -1,9 +1,10 @@
 //! What stands between a socket and HTTP/2: nothing of it knows a protocol.
 
-mod read_ahead;
+mod batched;
+mod buffers;
 mod stall;
 mod turns;
 
-pub(crate) use read_ahead::ReadAhead;
+pub(crate) use batched::Batched;
 pub(crate) use stall::StallGuard;
 pub(crate) use turns::Turns;

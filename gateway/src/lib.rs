@@ -29,6 +29,8 @@ mod reply;
 mod routes;
 mod server;
 mod telemetry;
+#[cfg(test)]
+mod test_util;
 mod upstream;
 
 pub use config::{Config, ConfigFaults, Fault};

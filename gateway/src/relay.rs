@@ -21,8 +21,12 @@ use http::HeaderMap;
 
 use crate::body::{Body, BodyError};
 
-/// Where merging stops, in bytes: one TLS record.
-pub(crate) const MERGE_BYTES: usize = 16 * 1024;
+/// The largest frame that is sent, in bytes: with its header of 9 it fills one
+/// TLS record, where one byte more would cost a second record.
+pub(crate) const MERGE_BYTES: usize = 16 * 1024 - 9;
+
+/// The largest chunk that is copied to be merged with others, in bytes.
+const SMALL: usize = 2 * 1024;
 
 /// Why a relay stopped before the end of its body.
 #[derive(Debug)]
@@ -39,7 +43,9 @@ pub(crate) enum RelayError {
 pub(crate) struct Relay {
     /// Goes next. Only ever split, never copied.
     queued: Bytes,
-    /// Comes after it.
+    /// Comes after it: a chunk that is too large to be merged.
+    next: Bytes,
+    /// Comes last: small chunks, merged.
     backlog: BytesMut,
     end: Option<Option<HeaderMap>>,
     finished: bool,
@@ -54,9 +60,7 @@ impl Relay {
         sink: &mut SendStream<Bytes>,
     ) -> Poll<Result<(), RelayError>> {
         while !self.finished {
-            if self.queued.is_empty() && !self.backlog.is_empty() {
-                self.queued = self.backlog.split().freeze();
-            }
+            self.advance();
             if !self.queued.is_empty() {
                 match self.poll_send(cx, sink)? {
                     Poll::Ready(sent) => source.release(sent),
@@ -87,9 +91,11 @@ impl Relay {
                 Poll::Pending => return Ok(Poll::Pending),
             }
         }
-        let part = self.queued.split_to(sink.capacity().min(self.queued.len()));
+        let most = sink.capacity().min(self.queued.len()).min(MERGE_BYTES);
+        let part = self.queued.split_to(most);
         let sent = part.len();
-        let empty = self.queued.is_empty() && self.backlog.is_empty();
+        self.advance();
+        let empty = self.queued.is_empty();
         self.finished = empty && matches!(self.end, Some(None));
         sink.send_data(part, self.finished).map_err(|_| RelayError::Sink)?;
         Ok(Poll::Ready(if empty { usize::MAX } else { sent }))
@@ -110,6 +116,7 @@ impl Relay {
                 // Broken off: what was not sent is of no use, its status is,
                 // and trailers need no room. In gRPC-Web they do.
                 self.queued.clear();
+                self.next.clear();
                 self.backlog.clear();
                 return Poll::Ready(match self.end {
                     Some(Some(_)) => Ok(()),
@@ -141,20 +148,24 @@ impl Relay {
         limit: usize,
     ) -> Result<Poll<()>, RelayError> {
         let mut found = Poll::Pending;
+        let merging = limit == MERGE_BYTES;
         while self.queued.len() + self.backlog.len() < limit {
-            let Poll::Ready(frame) = source.poll_next(cx) else { return Ok(found) };
+            if merging && !self.next.is_empty() {
+                break;
+            }
+            let Poll::Ready(frame) = source.poll_next(cx) else { break };
             found = Poll::Ready(());
             match frame {
                 None => {
                     self.end = Some(None);
-                    return Ok(found);
+                    break;
                 }
                 Some(Err(error)) => return Err(RelayError::Source(error)),
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(bytes) => self.merge(bytes, limit),
+                    Ok(bytes) => self.merge(bytes, merging),
                     Err(frame) => {
                         self.end = Some(frame.into_trailers().ok());
-                        return Ok(found);
+                        break;
                     }
                 },
             }
@@ -162,16 +173,33 @@ impl Relay {
         Ok(found)
     }
 
-    /// A chunk that comes alone is kept as it is; only a second one costs a copy.
-    fn merge(&mut self, bytes: Bytes, limit: usize) {
-        if self.backlog.is_empty() && self.queued.is_empty() {
+    /// A chunk that comes alone is kept as it is, and so is a large one; only
+    /// small ones are copied, and what waits while nothing can be sent.
+    fn merge(&mut self, bytes: Bytes, merging: bool) {
+        if self.queued.is_empty() && self.next.is_empty() && self.backlog.is_empty() {
             self.queued = bytes;
-            return;
+        } else if merging && bytes.len() > SMALL {
+            self.advance();
+            self.next = bytes;
+        } else {
+            if merging && !self.queued.is_empty() {
+                self.backlog.reserve(MERGE_BYTES);
+                self.backlog.extend_from_slice(&std::mem::take(&mut self.queued));
+            }
+            self.backlog.extend_from_slice(&bytes);
         }
-        if limit == MERGE_BYTES && !self.queued.is_empty() {
-            self.backlog.reserve(MERGE_BYTES);
-            self.backlog.extend_from_slice(&std::mem::take(&mut self.queued));
+    }
+
+    /// Moves up what comes next when nothing is queued.
+    fn advance(&mut self) {
+        if self.queued.is_empty() {
+            self.queued = std::mem::take(&mut self.next);
         }
-        self.backlog.extend_from_slice(&bytes);
+        if self.queued.is_empty() && !self.backlog.is_empty() {
+            self.queued = self.backlog.split().freeze();
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -219,3 +219,6 @@ fn policy_of(method: &MethodDescriptor) -> Option<MethodPolicy> {
         read(method.parent_service().options(), "intellirouter.options.v1.default_policy")
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::gateway::{Gateway, Worker};
-use crate::io::{ReadAhead, StallGuard};
+use crate::io::{Batched, StallGuard};
 
 /// Connections that wait to be taken over by a worker.
 const HANDOVER: usize = 1024;
@@ -132,7 +132,7 @@ async fn connection(
     let keepalive = socket2::TcpKeepalive::new().with_time(std::time::Duration::from_secs(60));
     SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     let stream = StallGuard::new(TcpStream::from_std(stream)?, limits.stall_timeout);
-    let stream = ReadAhead::new(stream);
+    let stream = Batched::new(stream);
     let handshake = tokio::time::timeout(limits.handshake_timeout, tls.accept(stream)).await;
     let Ok(stream) = handshake else {
         worker.gateway.telemetry.connection_closed("handshake_timeout");

@@ -1,5 +1,7 @@
 //! Every fault of a config is found in one run and says where it is.
 
+#![allow(clippy::expect_used)]
+
 use std::path::Path;
 
 use intellirouter_gateway::{Config, ConfigFaults};

@@ -81,6 +81,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Turns<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::Future as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[tokio::test]
@@ -92,7 +93,8 @@ mod tests {
         reader.read_exact(&mut all).await.unwrap();
         let mut more = [0; 1];
         let mut next = Box::pin(reader.read(&mut more));
-        assert!(futures_util::poll!(next.as_mut()).is_pending());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(next.as_mut().poll(&mut cx).is_pending());
         assert_eq!(next.await.unwrap(), 1);
     }
 }

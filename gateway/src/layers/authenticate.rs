@@ -176,3 +176,6 @@ fn refuse(error: TokenError) -> Reply {
     };
     Reply::unauthenticated(error.label(), message)
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,3 +79,81 @@ impl Cors {
         headers.append(VARY, HeaderValue::from_static("origin"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const PAGE: &str = "https://app.example";
+
+    fn cors() -> Cors {
+        Cors::new(&CorsConfig {
+            origins: vec![PAGE.into()],
+            expose_headers: vec!["x-cost".into()],
+            max_age: Duration::from_secs(60),
+        })
+    }
+
+    fn preflight(origin: &str) -> Request<()> {
+        Request::builder()
+            .method(Method::OPTIONS)
+            .header(ORIGIN, origin)
+            .header(ACCESS_CONTROL_REQUEST_METHOD, "POST")
+            .header(ACCESS_CONTROL_REQUEST_HEADERS, "authorization,x-any")
+            .body(())
+            .unwrap()
+    }
+
+    #[test]
+    fn a_preflight_of_a_known_origin_gets_what_it_asks_for_without_credentials() {
+        let response = cors().preflight(&preflight(PAGE)).unwrap();
+        assert_eq!(response.status(), StatusCode::NO_CONTENT);
+        let headers = response.headers();
+        assert_eq!(headers[ACCESS_CONTROL_ALLOW_ORIGIN], PAGE);
+        assert_eq!(headers[ACCESS_CONTROL_ALLOW_HEADERS], "authorization,x-any");
+        assert_eq!(headers[ACCESS_CONTROL_MAX_AGE], "60");
+        assert!(!headers.contains_key("access-control-allow-credentials"));
+    }
+
+    #[test]
+    fn an_origin_is_allowed_letter_for_letter_or_not_at_all() {
+        for origin in ["https://app.example.evil", "http://app.example", "https://app.example:444", "null", "*", ""] {
+            let headers = cors().preflight(&preflight(origin)).unwrap().into_parts().0.headers;
+            assert!(headers.keys().all(|name| name == VARY), "{origin}: {headers:?}");
+        }
+    }
+
+    #[test]
+    fn only_options_with_a_requested_method_is_a_preflight() {
+        let mut plain = preflight(PAGE);
+        plain.headers_mut().remove(ACCESS_CONTROL_REQUEST_METHOD);
+        assert!(cors().preflight(&plain).is_none());
+        let mut post = preflight(PAGE);
+        *post.method_mut() = Method::POST;
+        assert!(cors().preflight(&post).is_none());
+    }
+
+    #[test]
+    fn a_marked_answer_shows_pages_the_status_and_the_configured_headers() {
+        let mut headers = HeaderMap::new();
+        cors().mark(HeaderValue::from_static(PAGE), &mut headers);
+        assert_eq!(headers[ACCESS_CONTROL_ALLOW_ORIGIN], PAGE);
+        assert_eq!(headers[VARY], "origin");
+        let exposed = headers[ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap();
+        for name in ["grpc-status", "grpc-message", "grpc-status-details-bin", "x-cost"] {
+            assert!(exposed.split(", ").any(|exposed| exposed == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_backend_says_of_cors_gives_way_to_the_gateway() {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        headers.insert("access-control-allow-credentials", HeaderValue::from_static("true"));
+        cors().mark(HeaderValue::from_static(PAGE), &mut headers);
+        assert_eq!(headers.get_all(ACCESS_CONTROL_ALLOW_ORIGIN).iter().collect::<Vec<_>>(), [PAGE]);
+        assert!(!headers.contains_key("access-control-allow-credentials"));
+    }
+}

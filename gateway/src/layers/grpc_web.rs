@@ -306,3 +306,6 @@ impl WebResponse {
         trailer_frame(&trailers, self.encoding)
     }
 }
+
+#[cfg(test)]
+mod tests;

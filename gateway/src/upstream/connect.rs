@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::config::{EndpointConfig, UpstreamConfig};
-use crate::io::{ReadAhead, Turns};
+use crate::io::{Batched, Turns};
 
 /// The most calls on one connection, whatever its peer would allow.
 pub(super) const CALLS: u32 = 1024;
@@ -129,7 +129,7 @@ impl Endpoint {
         match &self.tls {
             None => self.handshake(tcp).await,
             Some((connector, name)) => {
-                let tls = connector.connect(name.clone(), ReadAhead::new(tcp)).await.map_err(failed)?;
+                let tls = connector.connect(name.clone(), Batched::new(tcp)).await.map_err(failed)?;
                 if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
                     return Err(UpstreamError::NotHttp2 { endpoint: self.name() });
                 }
