@@ -1,14 +1,12 @@
 //! What the benchmark's binaries share: TLS, sockets, the shape of the messages.
 //!
 //! Owns: the fixed sizes of the workloads and how a listener and its TLS are
-//! made, so that backend and prototypes differ in nothing but what is measured.
+//! made, so that all peers are measured in front of the same.
 //! Does not own: the runner, the peers' configs and the figures (`bench/run`).
 //! Fails with a boxed error that names the file or the address; the binaries
 //! print it and exit 1.
 
 pub mod net;
-pub mod paced;
-pub mod proxy;
 pub mod tls;
 pub mod wire;
 

@@ -27,7 +27,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
@@ -52,7 +54,9 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
 fn answer(gateway: &Gateway, method: &Method, path: &str) -> Response<Full<Bytes>> {
     if !matches!(*method, Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET"));
         return response;
     }
     match path {
@@ -61,7 +65,10 @@ fn answer(gateway: &Gateway, method: &Method, path: &str) -> Response<Full<Bytes
             text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
         }
         // A store that is away stops events, not calls.
-        "/readyz" => text(StatusCode::OK, format!("ready\n{}\n", gateway.events.status())),
+        "/readyz" => text(
+            StatusCode::OK,
+            format!("ready\n{}\n", gateway.events.status()),
+        ),
         "/metrics" => metrics(gateway),
         "/config" => text(StatusCode::OK, gateway.config.masked()),
         _ => text(StatusCode::NOT_FOUND, "/livez /readyz /metrics /config\n"),
@@ -81,15 +88,19 @@ fn metrics(gateway: &Gateway) -> Response<Full<Bytes>> {
             );
             response
         }
-        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n"),
+        Err(_) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the metrics could not be written\n",
+        ),
     }
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }

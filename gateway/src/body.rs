@@ -28,7 +28,6 @@ use crate::reply::Reply;
 use crate::telemetry::CallRecord;
 use crate::upstream::UpstreamBody;
 
-
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
@@ -77,7 +76,11 @@ struct Stall {
 
 impl Body {
     pub(crate) fn new(kind: Kind) -> Self {
-        Self { kind, record: None, stall: None }
+        Self {
+            kind,
+            record: None,
+            stall: None,
+        }
     }
 
     pub(crate) fn empty() -> Self {
@@ -86,7 +89,11 @@ impl Body {
 
     pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self::new(if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) })
+        Self::new(if bytes.is_empty() {
+            Kind::Empty
+        } else {
+            Kind::Full(bytes)
+        })
     }
 
     pub(crate) fn h2(recv: RecvStream) -> Self {
@@ -146,9 +153,13 @@ impl Body {
 
     /// Called while the receiver takes nothing; ready at the stall limit.
     pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(stall) = &mut self.stall else { return Poll::Pending };
+        let Some(stall) = &mut self.stall else {
+            return Poll::Pending;
+        };
         let limit = stall.limit;
-        let since = stall.since.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let since = stall
+            .since
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         ready!(since.as_mut().poll(cx));
         if let Kind::Events(body) = &mut self.kind {
             body.close("slow");
@@ -178,7 +189,9 @@ impl Body {
             Kind::Upstream(body) => body.poll_next(cx).map(|frame| frame.map(Ok)),
             Kind::WebRequest(body) => body.poll_next(cx),
             Kind::WebResponse(body) => body.poll_next(cx),
-            Kind::Events(body) => body.poll_next(cx).map(|bytes| bytes.map(|b| Ok(Frame::data(b)))),
+            Kind::Events(body) => body
+                .poll_next(cx)
+                .map(|bytes| bytes.map(|b| Ok(Frame::data(b)))),
             Kind::Local(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
         };
         let frame = ready!(polled);
@@ -215,9 +228,7 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Empty => true,
-            Kind::H2(H2Request(recv)) => {
-                recv.as_ref().is_none_or(|body| body.recv.is_end_stream())
-            }
+            Kind::H2(H2Request(recv)) => recv.as_ref().is_none_or(|body| body.recv.is_end_stream()),
             Kind::Http1(body) => body.is_end_stream(),
             Kind::Local(body) => body.is_end_stream(),
             _ => false,
@@ -242,7 +253,11 @@ pub(crate) struct H2Recv {
 
 impl H2Recv {
     pub(crate) fn new(recv: RecvStream) -> Self {
-        Self { recv, data_done: false, owed: 0 }
+        Self {
+            recv,
+            data_done: false,
+            owed: 0,
+        }
     }
 
     pub(crate) fn poll_next(
@@ -288,8 +303,12 @@ impl Drop for H2Request {
     /// end. Dropping the stream would send RST_STREAM right behind the answer
     /// (RFC 9113, 8.1), and clients that still send then throw the answer away.
     fn drop(&mut self) {
-        let Some(mut recv) = self.0.take_if(|body| !body.recv.is_end_stream()) else { return };
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let Some(mut recv) = self.0.take_if(|body| !body.recv.is_end_stream()) else {
+            return;
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
         runtime.spawn(tokio::time::timeout(LINGER, async move {
             let mut left = LINGER_BYTES;
             while let Some(Ok(frame)) = std::future::poll_fn(|cx| recv.poll_next(cx)).await {

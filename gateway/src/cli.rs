@@ -14,7 +14,11 @@ use clap::{Parser, Subcommand};
 
 /// One entrance in front of gRPC services.
 #[derive(Parser)]
-#[command(name = "intellirouter", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "intellirouter",
+    version,
+    args_conflicts_with_subcommands = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -74,7 +78,11 @@ pub fn main() -> ExitCode {
             let failed = error.use_stderr();
             // Nothing can be done about a terminal that is gone.
             let _ = error.print();
-            return if failed { ExitCode::from(64) } else { ExitCode::SUCCESS };
+            return if failed {
+                ExitCode::from(64)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     let result = match cli.command.unwrap_or(Command::Up(cli.up)) {

@@ -186,7 +186,11 @@ impl Config {
     pub fn parse(text: &str, name: &str, base: &Path) -> Result<Self, ConfigFaults> {
         let mut source = faults::Source::parse(text);
         let file: file::FileConfig = source.read();
-        let config = validate::Validate { source: &mut source, base }.config(file);
+        let config = validate::Validate {
+            source: &mut source,
+            base,
+        }
+        .config(file);
         source.finish(name)?;
         Ok(config)
     }

@@ -54,7 +54,12 @@ impl EventPlane {
             ..LogSettings::default()
         };
         let log = intellirouter::events::open(&config.store, settings).await?;
-        Ok(Arc::new(Self { log, config: config.clone(), telemetry, drain }))
+        Ok(Arc::new(Self {
+            log,
+            config: config.clone(),
+            telemetry,
+            drain,
+        }))
     }
 
     /// Puts the log's own counters into the metrics; called before each scrape.
@@ -62,16 +67,24 @@ impl EventPlane {
         let status = self.log.status();
         let telemetry = &self.telemetry;
         telemetry.store_connected.set(i64::from(status.connected));
-        let recorded = status.recorded.saturating_sub(telemetry.events_recorded.get());
+        let recorded = status
+            .recorded
+            .saturating_sub(telemetry.events_recorded.get());
         telemetry.events_recorded.inc_by(recorded);
-        let ignored = status.ignored.saturating_sub(telemetry.events_ignored.get());
+        let ignored = status
+            .ignored
+            .saturating_sub(telemetry.events_ignored.get());
         telemetry.events_ignored.inc_by(ignored);
     }
 
     /// How the store is doing, in words without credentials.
     pub(crate) fn status(&self) -> String {
         let status = self.log.status();
-        let state = if status.connected { "connected" } else { "away" };
+        let state = if status.connected {
+            "connected"
+        } else {
+            "away"
+        };
         format!("event store {state}: {}", status.detail)
     }
 }
@@ -89,12 +102,16 @@ fn publish_refusal(error: &PublishError) -> Reply {
     match error {
         PublishError::InvalidChannel(expected) => Reply::invalid("channel", expected.clone()),
         PublishError::TooLarge { limit, .. } => too_large(*limit),
-        PublishError::BadIdempotencyKey => {
-            Reply::invalid("idempotency-key", "expected 1 to 128 visible ASCII characters")
-        }
+        PublishError::BadIdempotencyKey => Reply::invalid(
+            "idempotency-key",
+            "expected 1 to 128 visible ASCII characters",
+        ),
         PublishError::Unavailable(_) => {
             tracing::warn!(%error, "event not published");
-            Reply::unavailable("store_away", "the event store is away; nothing was published")
+            Reply::unavailable(
+                "store_away",
+                "the event store is away; nothing was published",
+            )
         }
         PublishError::TimedOut(_) | PublishError::Interrupted(_) => {
             tracing::warn!(%error, "event perhaps not published");
@@ -110,7 +127,8 @@ fn publish_refusal(error: &PublishError) -> Reply {
 fn subscribe_refusal(error: &SubscribeError) -> Reply {
     match error {
         SubscribeError::Unavailable(_) => {
-            Reply::unavailable("store_away", "the event store is away").retry_after(Duration::from_secs(1))
+            Reply::unavailable("store_away", "the event store is away")
+                .retry_after(Duration::from_secs(1))
         }
         other => Reply::invalid("channel", other.to_string()),
     }

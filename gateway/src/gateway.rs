@@ -52,7 +52,10 @@ pub enum StartError {
 }
 
 fn setting(key: impl Into<String>, message: impl ToString) -> StartError {
-    StartError::Setting { key: key.into(), message: message.to_string() }
+    StartError::Setting {
+        key: key.into(),
+        message: message.to_string(),
+    }
 }
 
 /// What all workers share.
@@ -83,7 +86,11 @@ impl Gateway {
         let upstreams = config
             .upstreams
             .iter()
-            .map(|upstream| Upstream::new(upstream).map(Arc::new).map_err(|e| upstream_fault(upstream, e)))
+            .map(|upstream| {
+                Upstream::new(upstream)
+                    .map(Arc::new)
+                    .map_err(|e| upstream_fault(upstream, e))
+            })
             .collect::<Result<_, _>>()?;
         Ok(Arc::new(Self {
             routes: RouteTable::new(&config, &descriptors),
@@ -129,7 +136,11 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(gateway: Arc<Gateway>) -> Arc<Self> {
-        let pools = gateway.upstreams.iter().map(|upstream| Pool::new(upstream.clone())).collect();
+        let pools = gateway
+            .upstreams
+            .iter()
+            .map(|upstream| Pool::new(upstream.clone()))
+            .collect();
         Arc::new(Self { gateway, pools })
     }
 }
@@ -141,9 +152,13 @@ pub(crate) fn descriptors(config: &Config) -> Result<DescriptorPool, StartError>
     for (i, path) in config.descriptor_files.iter().enumerate() {
         let key = format!("descriptors.files[{i}]");
         let bytes = std::fs::read(path).map_err(|error| setting(&key, error))?;
-        pool.decode_file_descriptor_set(bytes.as_slice()).map_err(|error| {
-            setting(&key, format!("expected a FileDescriptorSet with its imports: {error}"))
-        })?;
+        pool.decode_file_descriptor_set(bytes.as_slice())
+            .map_err(|error| {
+                setting(
+                    &key,
+                    format!("expected a FileDescriptorSet with its imports: {error}"),
+                )
+            })?;
     }
     Ok(pool)
 }
@@ -158,14 +173,17 @@ fn authenticate(config: &Config) -> Result<Authenticate, StartError> {
         .keys
         .iter()
         .enumerate()
-        .map(|(i, key)| load_key(key).map_err(|message| setting(format!("auth.keys[{i}]"), message)))
+        .map(|(i, key)| {
+            load_key(key).map_err(|message| setting(format!("auth.keys[{i}]"), message))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let settings = VerifierSettings {
         issuer: config.auth.issuer.clone(),
         audience: config.auth.audience.clone(),
         leeway: config.auth.leeway,
     };
-    let verifier = TokenVerifier::new(settings, keys).map_err(|error| setting("auth.keys", error))?;
+    let verifier =
+        TokenVerifier::new(settings, keys).map_err(|error| setting("auth.keys", error))?;
     let identity = &config.identity;
     let signer = read(&identity.key_file)
         .and_then(|pem| {
@@ -176,18 +194,29 @@ fn authenticate(config: &Config) -> Result<Authenticate, StartError> {
     let signing = Signing {
         signer,
         lifetime: identity.lifetime,
-        audiences: config.upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
+        audiences: config
+            .upstreams
+            .iter()
+            .map(|upstream| upstream.name.clone())
+            .collect(),
     };
     Ok(Authenticate::new(verifier, signing))
 }
 
 fn load_key(key: &KeyConfig) -> Result<VerificationKey, String> {
-    let algorithm = key.algorithm.parse().map_err(|_| "unknown algorithm".to_owned())?;
+    let algorithm = key
+        .algorithm
+        .parse()
+        .map_err(|_| "unknown algorithm".to_owned())?;
     let kid = key.kid.clone();
     match &key.source {
         KeySource::SecretFile(path) => {
             let secret = read(path)?;
-            VerificationKey::hmac(kid, algorithm, secret.trim_end_matches(['\r', '\n']).as_bytes())
+            VerificationKey::hmac(
+                kid,
+                algorithm,
+                secret.trim_end_matches(['\r', '\n']).as_bytes(),
+            )
         }
         KeySource::SecretEnv(name) => {
             let secret = std::env::var(name).map_err(|_| format!("{name} is not set"))?;

@@ -42,13 +42,18 @@ impl LocalServices {
         // Watchers and balancers hear of the end before connections close.
         tokio::spawn(async move {
             drain.cancelled().await;
-            reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+            reporter
+                .set_service_status("", tonic_health::ServingStatus::NotServing)
+                .await;
         });
         let mut builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(intellirouter_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-        let files: Vec<Vec<u8>> =
-            config.descriptor_files.iter().map(std::fs::read).collect::<Result<_, _>>()?;
+        let files: Vec<Vec<u8>> = config
+            .descriptor_files
+            .iter()
+            .map(std::fs::read)
+            .collect::<Result<_, _>>()?;
         for file in &files {
             builder = builder.register_encoded_file_descriptor_set(file);
         }
@@ -79,7 +84,11 @@ impl LocalServices {
             "intellirouter.events.v1.EventService" => self.events.clone(),
             _ => {
                 let message = "there is no such service or method";
-                return Err(Reply::new(tonic::Code::Unimplemented, "unknown_method", message));
+                return Err(Reply::new(
+                    tonic::Code::Unimplemented,
+                    "unknown_method",
+                    message,
+                ));
             }
         };
         if let Some(caller) = caller {
@@ -98,9 +107,9 @@ impl LocalServices {
         };
         match timeout {
             None => Ok(answer.await),
-            Some(timeout) => {
-                tokio::time::timeout(timeout, answer).await.map_err(|_| Reply::deadline())
-            }
+            Some(timeout) => tokio::time::timeout(timeout, answer)
+                .await
+                .map_err(|_| Reply::deadline()),
         }
     }
 }

@@ -53,8 +53,13 @@ pub(crate) async fn serve(
     // Outermost, so that it sees what the caller really got.
     let path = request.uri().path_and_query().cloned();
     let path = path.unwrap_or(http::uri::PathAndQuery::from_static("/"));
-    let mut record =
-        CallRecord::begin(&gateway.telemetry, kind.protocol(), peer, path, route.clone());
+    let mut record = CallRecord::begin(
+        &gateway.telemetry,
+        kind.protocol(),
+        peer,
+        path,
+        route.clone(),
+    );
 
     // Outside every refusal and every step that could panic.
     let outcome = AssertUnwindSafe(steps(worker, kind, &route, request, &mut record))
@@ -77,7 +82,9 @@ pub(crate) async fn serve(
         }
         Err(reply) => {
             record.refused(&reply);
-            reply.render(kind.dialect()).map(|body| body.recorded(record))
+            reply
+                .render(kind.dialect())
+                .map(|body| body.recorded(record))
         }
     };
     // Last, so that pages can read refusals too.
@@ -154,7 +161,11 @@ fn required(identity: Option<Arc<Identity>>) -> Result<Arc<Identity>, Reply> {
 }
 
 fn unknown_method() -> Reply {
-    Reply::new(tonic::Code::Unimplemented, "unknown_method", "there is no such service or method")
+    Reply::new(
+        tonic::Code::Unimplemented,
+        "unknown_method",
+        "there is no such service or method",
+    )
 }
 
 /// Removes what a backend must not get from a caller: credentials that are the
@@ -171,7 +182,13 @@ fn strip(headers: &mut HeaderMap, forward_authorization: bool) {
     }
     headers.remove(IDENTITY_HEADER);
     if headers.contains_key(http::header::HOST) {
-        for name in ["host", "connection", "keep-alive", "transfer-encoding", "upgrade"] {
+        for name in [
+            "host",
+            "connection",
+            "keep-alive",
+            "transfer-encoding",
+            "upgrade",
+        ] {
             headers.remove(name);
         }
         headers.remove("proxy-connection");
@@ -193,7 +210,9 @@ enum Kind {
 impl Kind {
     fn of(request: &Request<Body>) -> Self {
         let content_type = request.headers().get(CONTENT_TYPE);
-        let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let content_type = content_type
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         if let Some((encoding, _)) = grpc_web::parse_content_type(content_type) {
             return Self::Web(encoding);
         }
@@ -204,7 +223,11 @@ impl Kind {
         if path == "/events" || path.starts_with("/events/") {
             return Self::Events;
         }
-        if request.method() == Method::POST { Self::WrongType } else { Self::Other }
+        if request.method() == Method::POST {
+            Self::WrongType
+        } else {
+            Self::Other
+        }
     }
 
     fn route(self, gateway: &Gateway, request: &Request<Body>) -> Arc<Route> {
@@ -212,14 +235,21 @@ impl Kind {
         match self {
             Self::Events => routes.events.clone(),
             Self::Other => routes.unknown.clone(),
-            _ => routes.find(request.uri().path()).unwrap_or(&routes.unknown).clone(),
+            _ => routes
+                .find(request.uri().path())
+                .unwrap_or(&routes.unknown)
+                .clone(),
         }
     }
 
     /// Refuses what no token could make right.
     fn check(self, request: &Request<Body>) -> Result<(), Reply> {
         let not_found = || {
-            Reply::new(tonic::Code::NotFound, "not_found", "there is nothing at this path")
+            Reply::new(
+                tonic::Code::NotFound,
+                "not_found",
+                "there is nothing at this path",
+            )
         };
         match self {
             Self::Grpc if request.version() < Version::HTTP_2 => Err(Reply::new(

@@ -30,7 +30,11 @@ impl Bound {
     pub fn new(config: Config) -> Result<Self, StartError> {
         let listener = bind("listen.address", config.listen.address)?;
         let admin = bind("admin.address", config.admin)?;
-        Ok(Self { config, listener, admin })
+        Ok(Self {
+            config,
+            listener,
+            admin,
+        })
     }
 
     /// Where clients connect.
@@ -53,11 +57,17 @@ impl Bound {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let (done, mut workers) = mpsc::channel::<()>(1);
-        let (handles, inboxes): (Vec<_>, Vec<_>) =
-            (0..gateway.config.workers).map(|_| server::handover()).unzip();
+        let (handles, inboxes): (Vec<_>, Vec<_>) = (0..gateway.config.workers)
+            .map(|_| server::handover())
+            .unzip();
         let mut listener = Some((self.listener, handles));
         for (number, inbox) in inboxes.into_iter().enumerate() {
-            let start = Start { number, inbox, tls: tls.clone(), accept: listener.take() };
+            let start = Start {
+                number,
+                inbox,
+                tls: tls.clone(),
+                accept: listener.take(),
+            };
             start.spawn(gateway.clone(), done.clone())?;
         }
         drop(done);
@@ -88,7 +98,11 @@ impl Bound {
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<StdListener, StartError> {
-    let fault = |source| StartError::Bind { key, address, source };
+    let fault = |source| StartError::Bind {
+        key,
+        address,
+        source,
+    };
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).map_err(fault)?;
     socket.set_reuse_address(true).map_err(fault)?;
@@ -108,22 +122,26 @@ struct Start {
 
 impl Start {
     fn spawn(self, gateway: Arc<Gateway>, done: mpsc::Sender<()>) -> Result<(), StartError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new().name(format!("worker-{}", self.number)).spawn(move || {
-            // Dropped with the thread: the channel tells that all are gone.
-            let _done = done;
-            runtime.block_on(async {
-                if let Some((listener, handles)) = self.accept {
-                    match TcpListener::from_std(listener) {
-                        Ok(listener) => {
-                            tokio::spawn(server::accept(gateway.clone(), listener, handles));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name(format!("worker-{}", self.number))
+            .spawn(move || {
+                // Dropped with the thread: the channel tells that all are gone.
+                let _done = done;
+                runtime.block_on(async {
+                    if let Some((listener, handles)) = self.accept {
+                        match TcpListener::from_std(listener) {
+                            Ok(listener) => {
+                                tokio::spawn(server::accept(gateway.clone(), listener, handles));
+                            }
+                            Err(error) => return tracing::error!(%error, "cannot listen"),
                         }
-                        Err(error) => return tracing::error!(%error, "cannot listen"),
                     }
-                }
-                server::work(Worker::new(gateway), self.inbox, self.tls).await;
-            });
-        })?;
+                    server::work(Worker::new(gateway), self.inbox, self.tls).await;
+                });
+            })?;
         Ok(())
     }
 }

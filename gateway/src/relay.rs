@@ -97,7 +97,8 @@ impl Relay {
         self.advance();
         let empty = self.queued.is_empty();
         self.finished = empty && matches!(self.end, Some(None));
-        sink.send_data(part, self.finished).map_err(|_| RelayError::Sink)?;
+        sink.send_data(part, self.finished)
+            .map_err(|_| RelayError::Sink)?;
         Ok(Poll::Ready(if empty { usize::MAX } else { sent }))
     }
 
@@ -153,7 +154,9 @@ impl Relay {
             if merging && !self.next.is_empty() {
                 break;
             }
-            let Poll::Ready(frame) = source.poll_next(cx) else { break };
+            let Poll::Ready(frame) = source.poll_next(cx) else {
+                break;
+            };
             found = Poll::Ready(());
             match frame {
                 None => {
@@ -184,7 +187,8 @@ impl Relay {
         } else {
             if merging && !self.queued.is_empty() {
                 self.backlog.reserve(MERGE_BYTES);
-                self.backlog.extend_from_slice(&std::mem::take(&mut self.queued));
+                self.backlog
+                    .extend_from_slice(&std::mem::take(&mut self.queued));
             }
             self.backlog.extend_from_slice(&bytes);
         }

@@ -89,14 +89,21 @@ impl Reply {
         expected: impl Into<Cow<'static, str>>,
     ) -> Self {
         let (place, expected) = (place.into(), expected.into());
-        let mut reply =
-            Self::new(Code::InvalidArgument, "invalid_argument", format!("{place}: {expected}"));
+        let mut reply = Self::new(
+            Code::InvalidArgument,
+            "invalid_argument",
+            format!("{place}: {expected}"),
+        );
         reply.violation = Some(Box::new(Violation { place, expected }));
         reply
     }
 
     pub(crate) fn internal() -> Self {
-        Self::new(Code::Internal, "internal", "the gateway failed; the fault is logged")
+        Self::new(
+            Code::Internal,
+            "internal",
+            "the gateway failed; the fault is logged",
+        )
     }
 
     pub(crate) fn deadline() -> Self {
@@ -154,7 +161,9 @@ impl Reply {
             Dialect::Web(encoding) => {
                 let frame = grpc_web::trailer_frame(&self.trailers(), encoding);
                 let mut response = Response::new(Body::full(frame));
-                response.headers_mut().insert(CONTENT_TYPE, encoding.content_type());
+                response
+                    .headers_mut()
+                    .insert(CONTENT_TYPE, encoding.content_type());
                 response
             }
             Dialect::Http => self.problem(),
@@ -176,10 +185,16 @@ impl Reply {
         let mut response = Response::new(Body::new(Kind::Full(problem.to_string().into())));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if let Some(wait) = self.retry_after {
             // Whole seconds (RFC 9110, 10.2.3), never zero.
-            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64));
+            headers.insert(
+                RETRY_AFTER,
+                HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64),
+            );
         }
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = if self.label == "no_token" {

@@ -127,7 +127,10 @@ impl RouteTable {
     pub(crate) fn uncovered(&self, descriptors: &DescriptorPool) -> Vec<String> {
         methods(descriptors)
             .map(|method| path_of(&method))
-            .filter(|path| self.find(path).is_some_and(|route| route.access == Access::NoRule))
+            .filter(|path| {
+                self.find(path)
+                    .is_some_and(|route| route.access == Access::NoRule)
+            })
             .collect()
     }
 
@@ -142,7 +145,9 @@ impl RouteTable {
     /// options hold where the config is silent and metrics name the method.
     fn refine(&mut self, config: &Config, method: &MethodDescriptor) {
         let path = path_of(method);
-        let Some(covering) = self.find(&path) else { return };
+        let Some(covering) = self.find(&path) else {
+            return;
+        };
         let policy = policy_of(method);
         let written = config.routes.iter().find(|route| {
             route.pattern == path || Arc::ptr_eq(covering, self.by_pattern(&route.pattern))
@@ -154,7 +159,9 @@ impl RouteTable {
             if route.access == Access::NoRule {
                 route.access = from_policy(&policy);
             }
-            let timeout = policy.timeout.and_then(|timeout| Duration::try_from(timeout).ok());
+            let timeout = policy
+                .timeout
+                .and_then(|timeout| Duration::try_from(timeout).ok());
             route.timeout = route.timeout.or(timeout);
         }
         self.methods.insert(path, Arc::new(route));
@@ -170,13 +177,19 @@ impl RouteTable {
 }
 
 fn anyone() -> Access {
-    Access::Roles { any: vec![ANYONE.to_owned()], all: Vec::new() }
+    Access::Roles {
+        any: vec![ANYONE.to_owned()],
+        all: Vec::new(),
+    }
 }
 
 fn from_config(config: &RouteConfig) -> Route {
     let access = match (&config.roles, config.public) {
         (_, true) => Access::Public,
-        (Some(any), _) => Access::Roles { any: any.clone(), all: Vec::new() },
+        (Some(any), _) => Access::Roles {
+            any: any.clone(),
+            all: Vec::new(),
+        },
         (None, _) => Access::NoRule,
     };
     let target = config.upstream.map_or(Target::Local, Target::Upstream);
@@ -192,12 +205,17 @@ fn from_policy(policy: &MethodPolicy) -> Access {
     } else if policy.roles.is_empty() && policy.all_roles.is_empty() {
         Access::NoRule
     } else {
-        Access::Roles { any: policy.roles.clone(), all: policy.all_roles.clone() }
+        Access::Roles {
+            any: policy.roles.clone(),
+            all: policy.all_roles.clone(),
+        }
     }
 }
 
 fn methods(descriptors: &DescriptorPool) -> impl Iterator<Item = MethodDescriptor> {
-    descriptors.services().flat_map(|service| service.methods().collect::<Vec<_>>())
+    descriptors
+        .services()
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
 }
 
 fn path_of(method: &MethodDescriptor) -> String {
@@ -216,7 +234,10 @@ fn policy_of(method: &MethodDescriptor) -> Option<MethodPolicy> {
         value.as_message()?.transcode_to::<MethodPolicy>().ok()
     };
     read(method.options(), "intellirouter.options.v1.policy").or_else(|| {
-        read(method.parent_service().options(), "intellirouter.options.v1.default_policy")
+        read(
+            method.parent_service().options(),
+            "intellirouter.options.v1.default_policy",
+        )
     })
 }
 

@@ -39,7 +39,16 @@ pub(crate) struct Inbox {
 pub(crate) fn handover() -> (Handle, Inbox) {
     let (sender, receiver) = mpsc::channel(HANDOVER);
     let open = Arc::new(AtomicUsize::new(0));
-    (Handle { connections: sender, open: open.clone() }, Inbox { connections: receiver, open })
+    (
+        Handle {
+            connections: sender,
+            open: open.clone(),
+        },
+        Inbox {
+            connections: receiver,
+            open,
+        },
+    )
 }
 
 /// Accepts until the gateway drains.
@@ -62,12 +71,17 @@ pub(crate) async fn accept(gateway: Arc<Gateway>, listener: TcpListener, workers
 }
 
 fn hand_over(gateway: &Gateway, workers: &[Handle], stream: TcpStream, peer: SocketAddr) {
-    let open: usize = workers.iter().map(|worker| worker.open.load(Ordering::Relaxed)).sum();
+    let open: usize = workers
+        .iter()
+        .map(|worker| worker.open.load(Ordering::Relaxed))
+        .sum();
     if open >= gateway.config.limits.connections {
         gateway.telemetry.connection_closed("too_many_connections");
         return;
     }
-    let least = workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed));
+    let least = workers
+        .iter()
+        .min_by_key(|worker| worker.open.load(Ordering::Relaxed));
     let Some(worker) = least else { return };
     let sent = stream.into_std().is_ok_and(|stream| {
         worker.open.fetch_add(1, Ordering::Relaxed);
@@ -109,7 +123,10 @@ struct OpenConnection {
 impl OpenConnection {
     fn new(gateway: &Arc<Gateway>, open: &Arc<AtomicUsize>) -> Self {
         gateway.telemetry.connections.inc();
-        Self { gateway: gateway.clone(), open: open.clone() }
+        Self {
+            gateway: gateway.clone(),
+            open: open.clone(),
+        }
     }
 }
 
@@ -135,11 +152,17 @@ async fn connection(
     let stream = Batched::new(stream);
     let handshake = tokio::time::timeout(limits.handshake_timeout, tls.accept(stream)).await;
     let Ok(stream) = handshake else {
-        worker.gateway.telemetry.connection_closed("handshake_timeout");
+        worker
+            .gateway
+            .telemetry
+            .connection_closed("handshake_timeout");
         return Ok(());
     };
     let stream = stream.inspect_err(|_| {
-        worker.gateway.telemetry.connection_closed("handshake_failed");
+        worker
+            .gateway
+            .telemetry
+            .connection_closed("handshake_failed");
     })?;
     let closed = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         http2::serve(worker, stream, peer).await

@@ -103,9 +103,17 @@ impl Telemetry {
         registry.register("calls", "Finished calls by true gRPC status", calls.clone());
         let seconds: Family<_, _, fn() -> Histogram> =
             Family::new_with_constructor(latency_buckets as fn() -> Histogram);
-        registry.register("call_seconds", "Time from arrival to the last byte", seconds.clone());
+        registry.register(
+            "call_seconds",
+            "Time from arrival to the last byte",
+            seconds.clone(),
+        );
         let refusals = Family::default();
-        registry.register("refusals", "Calls that the gateway answered itself", refusals.clone());
+        registry.register(
+            "refusals",
+            "Calls that the gateway answered itself",
+            refusals.clone(),
+        );
         let connections_closed = Family::default();
         registry.register(
             "connections_closed",
@@ -113,9 +121,17 @@ impl Telemetry {
             connections_closed.clone(),
         );
         let connections = Gauge::default();
-        registry.register("connections", "Open client connections", connections.clone());
+        registry.register(
+            "connections",
+            "Open client connections",
+            connections.clone(),
+        );
         let open_calls_gauge = Gauge::default();
-        registry.register("open_calls", "Calls and streams in progress", open_calls_gauge.clone());
+        registry.register(
+            "open_calls",
+            "Calls and streams in progress",
+            open_calls_gauge.clone(),
+        );
         let event_streams = Gauge::default();
         registry.register("event_streams", "Open event streams", event_streams.clone());
         let event_streams_closed = Family::default();
@@ -125,7 +141,11 @@ impl Telemetry {
             event_streams_closed.clone(),
         );
         let events_recorded = Counter::default();
-        registry.register("events_recorded", "Events in the log", events_recorded.clone());
+        registry.register(
+            "events_recorded",
+            "Events in the log",
+            events_recorded.clone(),
+        );
         let events_ignored = Counter::default();
         registry.register(
             "events_ignored",
@@ -161,13 +181,16 @@ impl Telemetry {
     }
 
     pub(crate) fn connection_closed(&self, reason: &'static str) {
-        self.connections_closed.get_or_create(&ReasonLabels { reason }).inc();
+        self.connections_closed
+            .get_or_create(&ReasonLabels { reason })
+            .inc();
     }
 
     /// The text that Prometheus reads (OpenMetrics 1.0).
     pub(crate) fn encode(&self) -> Result<String, std::fmt::Error> {
         let open = self.open_calls.load(Ordering::Relaxed);
-        self.open_calls_gauge.set(i64::try_from(open).unwrap_or(i64::MAX));
+        self.open_calls_gauge
+            .set(i64::try_from(open).unwrap_or(i64::MAX));
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;
         Ok(text)
@@ -184,7 +207,11 @@ pub(crate) struct RouteMetrics {
 
 impl RouteMetrics {
     pub(crate) fn new(name: String) -> Self {
-        Self { name, by_code: Default::default(), seconds: OnceLock::new() }
+        Self {
+            name,
+            by_code: Default::default(),
+            seconds: OnceLock::new(),
+        }
     }
 
     fn finished(&self, telemetry: &Telemetry, protocol: Protocol, code: Code, seconds: f64) {
@@ -200,7 +227,9 @@ impl RouteMetrics {
             .inc();
         self.seconds
             .get_or_init(|| {
-                telemetry.seconds.get_or_create_owned(&RouteLabels { route: self.name.clone() })
+                telemetry.seconds.get_or_create_owned(&RouteLabels {
+                    route: self.name.clone(),
+                })
             })
             .observe(seconds);
     }
@@ -292,7 +321,9 @@ impl CallRecord {
         }
         let code = self.code.unwrap_or(Code::Cancelled);
         let elapsed = self.started.elapsed();
-        self.route.metrics.finished(&self.telemetry, self.protocol, code, elapsed.as_secs_f64());
+        self.route
+            .metrics
+            .finished(&self.telemetry, self.protocol, code, elapsed.as_secs_f64());
         if self.telemetry.access_log {
             tracing::info!(
                 target: "access",
@@ -356,8 +387,13 @@ pub(crate) fn log(config: &crate::config::LogConfig) {
     let started = if config.json {
         builder.json().flatten_event(true).try_init()
     } else {
-        builder.with_ansi(std::io::stderr().is_terminal()).try_init()
+        builder
+            .with_ansi(std::io::stderr().is_terminal())
+            .try_init()
     };
     // Only a second start in one process (tests) finds a logger in place.
     let _ = started;
 }
+
+#[cfg(test)]
+mod tests;

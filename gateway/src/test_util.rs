@@ -36,7 +36,10 @@ pub(crate) fn files() -> &'static DevFiles {
 }
 
 fn secret() -> String {
-    std::fs::read_to_string(&files().jwt_secret).unwrap().trim_end().to_owned()
+    std::fs::read_to_string(&files().jwt_secret)
+        .unwrap()
+        .trim_end()
+        .to_owned()
 }
 
 /// A configuration that has all that must be there, and `extra`.
@@ -61,12 +64,19 @@ pub(crate) fn token_for(subject: &str, roles: &[&str], seconds: u64) -> String {
         audience: "intellirouter-services".into(),
         expiration_seconds: seconds,
     });
-    jwt.generate_token(subject, roles.iter().map(|role| (*role).to_owned()).collect()).unwrap()
+    jwt.generate_token(
+        subject,
+        roles.iter().map(|role| (*role).to_owned()).collect(),
+    )
+    .unwrap()
 }
 
 pub(crate) fn bearer(token: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {token}")).unwrap());
+    headers.insert(
+        AUTHORIZATION,
+        HeaderValue::try_from(format!("Bearer {token}")).unwrap(),
+    );
     headers
 }
 
@@ -91,7 +101,9 @@ pub(crate) fn authenticate(audiences: &[&str]) -> Authenticate {
 /// A caller whose token was verified.
 pub(crate) fn identity(subject: &str, roles: &[&str]) -> Arc<Identity> {
     let headers = bearer(&token_for(subject, roles, 3600));
-    authenticate(&[]).check(&headers, SystemTime::now()).unwrap()
+    authenticate(&[])
+        .check(&headers, SystemTime::now())
+        .unwrap()
 }
 
 /// What is ready now.
@@ -117,9 +129,13 @@ pub(crate) async fn flow(window: u32) -> Flow {
     let mut builder = h2::server::Builder::new();
     // Small frames wait unread on purpose here.
     builder.data_frame_budget(1 << 20);
-    builder.initial_window_size(window).initial_connection_window_size(1 << 30);
-    let (client, server) =
-        tokio::join!(h2::client::handshake(near), builder.handshake::<_, Bytes>(far));
+    builder
+        .initial_window_size(window)
+        .initial_connection_window_size(1 << 30);
+    let (client, server) = tokio::join!(
+        h2::client::handshake(near),
+        builder.handshake::<_, Bytes>(far)
+    );
     let ((mut client, connection), mut server) = (client.unwrap(), server.unwrap());
     tokio::spawn(connection);
     let (answer, send) = client.send_request(Request::new(()), false).unwrap();
@@ -128,7 +144,11 @@ pub(crate) async fn flow(window: u32) -> Flow {
     tokio::spawn(async move { while server.accept().await.is_some() {} });
     // The answer comes after the server's settings, so the window holds now.
     let answer = answer.await.unwrap();
-    Flow { send, recv: request.into_body(), answer: (open, answer) }
+    Flow {
+        send,
+        recv: request.into_body(),
+        answer: (open, answer),
+    }
 }
 
 /// Sends `data` as the receiver's credit allows. `false` if the stream ended.
@@ -141,7 +161,10 @@ pub(crate) async fn send_all(send: &mut SendStream<Bytes>, mut data: Bytes) -> b
                 _ => return false,
             }
         }
-        if send.send_data(data.split_to(send.capacity().min(data.len())), false).is_err() {
+        if send
+            .send_data(data.split_to(send.capacity().min(data.len())), false)
+            .is_err()
+        {
             return false;
         }
     }
@@ -149,7 +172,9 @@ pub(crate) async fn send_all(send: &mut SendStream<Bytes>, mut data: Bytes) -> b
 }
 
 /// Everything a stream brings, giving credit back as it goes.
-pub(crate) async fn receive(recv: &mut RecvStream) -> Result<(Vec<Bytes>, Option<HeaderMap>), h2::Error> {
+pub(crate) async fn receive(
+    recv: &mut RecvStream,
+) -> Result<(Vec<Bytes>, Option<HeaderMap>), h2::Error> {
     let mut frames = Vec::new();
     while let Some(frame) = recv.data().await {
         let frame = frame?;
@@ -160,9 +185,7 @@ pub(crate) async fn receive(recv: &mut RecvStream) -> Result<(Vec<Bytes>, Option
 }
 
 /// Everything a body brings: its bytes, its trailers, its error.
-pub(crate) async fn drain(
-    body: &mut Body,
-) -> (Vec<u8>, Option<HeaderMap>, Option<BodyError>) {
+pub(crate) async fn drain(body: &mut Body) -> (Vec<u8>, Option<HeaderMap>, Option<BodyError>) {
     let mut bytes = BytesMut::new();
     let mut trailers = None;
     loop {
@@ -207,7 +230,10 @@ where
 
 /// The header block of a gRPC answer that goes on.
 pub(crate) fn grpc_head() -> Response<()> {
-    Response::builder().header("content-type", "application/grpc").body(()).unwrap()
+    Response::builder()
+        .header("content-type", "application/grpc")
+        .body(())
+        .unwrap()
 }
 
 /// Trailers with this status.

@@ -47,9 +47,14 @@ pub(crate) async fn call(
     let (mut head, body) = request.into_parts();
     lease.address(&mut head)?;
     let ends = body.is_end_stream();
-    let (response, send) =
-        lease.send(Request::from_parts(head, ()), ends).map_err(|error| broken(&error))?;
-    let pump = (!ends).then(|| Pump { body, send, relay: Relay::default() });
+    let (response, send) = lease
+        .send(Request::from_parts(head, ()), ends)
+        .map_err(|error| broken(&error))?;
+    let pump = (!ends).then(|| Pump {
+        body,
+        send,
+        relay: Relay::default(),
+    });
     let mut call = Call { pump, response };
     let response = std::future::poll_fn(|cx| match call.poll(cx) {
         Poll::Pending if deadline.poll(cx).is_ready() => Poll::Ready(Err(Reply::deadline())),
@@ -70,7 +75,9 @@ impl Call {
         if let Err(reply) = drive(&mut self.pump, cx) {
             return Poll::Ready(Err(*reply));
         }
-        Pin::new(&mut self.response).poll(cx).map_err(|error| broken(&error))
+        Pin::new(&mut self.response)
+            .poll(cx)
+            .map_err(|error| broken(&error))
     }
 }
 
@@ -96,9 +103,17 @@ fn answer(
         }
         return Ok(Response::from_parts(head, Body::empty()));
     }
-    let body =
-        UpstreamBody { pump, recv: Some(H2Recv::new(recv)), deadline, _lease: lease, cut: false };
-    Ok(Response::from_parts(head, Body::new(Kind::Upstream(Box::new(body)))))
+    let body = UpstreamBody {
+        pump,
+        recv: Some(H2Recv::new(recv)),
+        deadline,
+        _lease: lease,
+        cut: false,
+    };
+    Ok(Response::from_parts(
+        head,
+        Body::new(Kind::Upstream(Box::new(body))),
+    ))
 }
 
 /// What is left of a request on its way to the backend.
@@ -110,7 +125,9 @@ struct Pump {
 
 /// Moves the request on. `Err` is a request that breaks a rule.
 fn drive(pump: &mut Option<Pump>, cx: &mut Context<'_>) -> Result<(), Box<Reply>> {
-    let Some(Pump { body, send, relay }) = pump else { return Ok(()) };
+    let Some(Pump { body, send, relay }) = pump else {
+        return Ok(());
+    };
     match relay.poll(cx, body, send) {
         Poll::Pending => Ok(()),
         // A backend may answer without reading the request to its end.
@@ -123,7 +140,11 @@ fn drive(pump: &mut Option<Pump>, cx: &mut Context<'_>) -> Result<(), Box<Reply>
             *pump = None;
             Err(match error {
                 BodyError::Refused(reply) => reply,
-                _ => Box::new(Reply::new(Code::Cancelled, "client_gone", "the caller went away")),
+                _ => Box::new(Reply::new(
+                    Code::Cancelled,
+                    "client_gone",
+                    "the caller went away",
+                )),
             })
         }
     }
@@ -153,7 +174,9 @@ impl UpstreamBody {
     }
 
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
-        let Some(recv) = &mut self.recv else { return Poll::Ready(None) };
+        let Some(recv) = &mut self.recv else {
+            return Poll::Ready(None);
+        };
         if let Err(reply) = drive(&mut self.pump, cx) {
             return self.cut(&reply);
         }
@@ -204,7 +227,9 @@ impl Deadline {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().map_or(Poll::Pending, |sleep| sleep.as_mut().poll(cx))
+        self.0
+            .as_mut()
+            .map_or(Poll::Pending, |sleep| sleep.as_mut().poll(cx))
     }
 
     async fn passed(&mut self) {
@@ -230,7 +255,11 @@ fn broken(error: &h2::Error) -> Reply {
 }
 
 fn no_status() -> Reply {
-    Reply::new(Code::Unknown, "no_status", "the backend ended the stream without a status")
+    Reply::new(
+        Code::Unknown,
+        "no_status",
+        "the backend ended the stream without a status",
+    )
 }
 
 /// The status for an answer that is not gRPC, such as a proxy's error page
@@ -246,3 +275,6 @@ fn not_grpc(status: StatusCode) -> Reply {
     };
     Reply::new(code, "not_grpc", "the backend's answer was not gRPC")
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,14 +20,25 @@ fn all_faults_are_reported_at_once_with_file_line_and_key() {
 #[test]
 fn a_syntax_error_names_its_line() {
     let found = faults("[listen]\naddress = \n").to_string();
-    assert!(found.contains("gateway.toml:2: string values must be quoted"), "{found}");
+    assert!(
+        found.contains("gateway.toml:2: string values must be quoted"),
+        "{found}"
+    );
 }
 
 #[test]
 fn an_empty_config_names_everything_that_must_be_there() {
     let found = faults("").to_string();
-    for key in ["listen.cert_file", "listen.key_file", "auth.keys", "identity.key_file"] {
-        assert!(found.contains(&format!("gateway.toml:1: {key}: missing")), "{found}");
+    for key in [
+        "listen.cert_file",
+        "listen.key_file",
+        "auth.keys",
+        "identity.key_file",
+    ] {
+        assert!(
+            found.contains(&format!("gateway.toml:1: {key}: missing")),
+            "{found}"
+        );
     }
 }
 
@@ -43,7 +54,10 @@ fn a_secret_in_the_config_is_never_repeated() {
 #[test]
 fn the_shipped_configs_are_well_formed() {
     for name in ["example", "dev", "production"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(name).with_extension("toml");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../config")
+            .join(name)
+            .with_extension("toml");
         if let Err(faults) = Config::load(&path) {
             for fault in faults.faults {
                 assert!(fault.message.contains("No such file"), "{name}: {fault:?}");

@@ -47,5 +47,5 @@ def find(command):
 
 def every():
     """All peers, in the order of the table."""
-    from . import envoy, haproxy, intellirouter, nginx, prototypes
-    return [*intellirouter.PEERS, *envoy.PEERS, *haproxy.PEERS, *nginx.PEERS, *prototypes.PEERS]
+    from . import envoy, haproxy, intellirouter, nginx
+    return [*intellirouter.PEERS, *envoy.PEERS, *haproxy.PEERS, *nginx.PEERS]

@@ -76,10 +76,15 @@ impl Events {
         bearer.set_sensitive(true);
         let client = connect(&self.url, &self.certs.join("ca.crt")).await?;
         match self.command {
-            Command::Tail { channels, last_event_id } => {
-                tail(client, bearer, channels, last_event_id).await
-            }
-            Command::Publish { channel, payload, idempotency_key } => {
+            Command::Tail {
+                channels,
+                last_event_id,
+            } => tail(client, bearer, channels, last_event_id).await,
+            Command::Publish {
+                channel,
+                payload,
+                idempotency_key,
+            } => {
                 let payload = match payload {
                     Some(payload) => payload.into_bytes(),
                     None => stdin()?,
@@ -112,7 +117,10 @@ async fn publish(
     bearer: AsciiMetadataValue,
     request: PublishRequest,
 ) -> Result<(), Failure> {
-    let published = client.publish(with_token(request, bearer)).await.map_err(refused)?;
+    let published = client
+        .publish(with_token(request, bearer))
+        .await
+        .map_err(refused)?;
     println!("{}", serde_json::json!({ "id": published.into_inner().id }));
     Ok(())
 }
@@ -123,13 +131,20 @@ async fn tail(
     channels: Vec<String>,
     last_event_id: Option<String>,
 ) -> Result<(), Failure> {
-    let request =
-        SubscribeRequest { channels, last_event_id: last_event_id.unwrap_or_default() };
-    let mut stream =
-        client.subscribe(with_token(request, bearer)).await.map_err(refused)?.into_inner();
+    let request = SubscribeRequest {
+        channels,
+        last_event_id: last_event_id.unwrap_or_default(),
+    };
+    let mut stream = client
+        .subscribe(with_token(request, bearer))
+        .await
+        .map_err(refused)?
+        .into_inner();
     let mut out = std::io::stdout();
     while let Some(message) = stream.message().await.map_err(refused)? {
-        let Some(message) = message.message else { continue };
+        let Some(message) = message.message else {
+            continue;
+        };
         let written = writeln!(out, "{}", line(message)).and_then(|()| out.flush());
         if written.is_err() {
             // The reader of the pipe has gone.
@@ -169,7 +184,9 @@ fn line(message: Message) -> serde_json::Value {
 
 fn stdin() -> Result<Vec<u8>, Failure> {
     let mut payload = Vec::new();
-    std::io::stdin().read_to_end(&mut payload).map_err(Failure::other)?;
+    std::io::stdin()
+        .read_to_end(&mut payload)
+        .map_err(Failure::other)?;
     Ok(payload)
 }
 
@@ -180,7 +197,11 @@ async fn connect(url: &str, ca: &std::path::Path) -> Result<Client, Failure> {
         .ok()
         .filter(|parsed| parsed.scheme() == "https" && parsed.has_host())
         .ok_or_else(|| Failure::usage(format!("{url}: expected https://HOST:PORT")))?;
-    let host = parsed.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let host = parsed
+        .host_str()
+        .unwrap_or_default()
+        .trim_matches(['[', ']'])
+        .to_owned();
     let port = parsed.port_or_known_default().unwrap_or(443);
     let config = intellirouter::security::client_config(Some(ca), None, &[b"h2"])
         .map_err(|error| failed(&error))?;

@@ -69,5 +69,7 @@ pub(super) fn mint(
         audience,
         expiration_seconds: ttl.as_secs(),
     };
-    JwtAuthenticator::new(config).generate_token(subject, roles).map_err(Failure::other)
+    JwtAuthenticator::new(config)
+        .generate_token(subject, roles)
+        .map_err(Failure::other)
 }

@@ -112,10 +112,7 @@ upstream = "model_registry"
 }
 
 /// Starts the model registry on a free loopback port.
-async fn registry(
-    files: &DevFiles,
-    stopped: oneshot::Receiver<()>,
-) -> Result<SocketAddr, Failure> {
+async fn registry(files: &DevFiles, stopped: oneshot::Receiver<()>) -> Result<SocketAddr, Failure> {
     let tls = TlsConfig::new(
         files.backend_cert.clone(),
         files.backend_key.clone(),
@@ -128,7 +125,9 @@ async fn registry(
     let service = ModelRegistryServiceServer::from_arc(Arc::new(ModelRegistry::new(
         RegistrySettings::default(),
     )));
-    let builder = SecureGrpcServerBuilder::new().with_tls(tls).with_gateway_identity(identity);
+    let builder = SecureGrpcServerBuilder::new()
+        .with_tls(tls)
+        .with_gateway_identity(identity);
     let router = builder
         .build::<ModelRegistryServiceServer<ModelRegistry>>()
         .map_err(Failure::other)?;

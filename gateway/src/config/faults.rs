@@ -59,7 +59,11 @@ impl<'a> Source<'a> {
     /// Parses; syntax errors become faults and the rest is still read.
     pub(crate) fn parse(text: &'a str) -> Self {
         let (table, errors) = DeTable::parse_recoverable(text);
-        let mut source = Self { text, table, faults: Vec::new() };
+        let mut source = Self {
+            text,
+            table,
+            faults: Vec::new(),
+        };
         for error in errors {
             let line = source.line(error.span().map_or(0, |span| span.start));
             source.push(line, String::new(), error.message().to_owned());
@@ -100,7 +104,10 @@ impl<'a> Source<'a> {
             return Ok(());
         }
         self.faults.sort_by_key(|fault| fault.line);
-        Err(ConfigFaults { file: file.to_owned(), faults: self.faults })
+        Err(ConfigFaults {
+            file: file.to_owned(),
+            faults: self.faults,
+        })
     }
 
     fn push(&mut self, line: usize, key: String, message: String) {
@@ -111,7 +118,11 @@ impl<'a> Source<'a> {
 
     fn line(&self, offset: usize) -> usize {
         let end = offset.min(self.text.len());
-        self.text.as_bytes()[..end].iter().filter(|byte| **byte == b'\n').count() + 1
+        self.text.as_bytes()[..end]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1
     }
 
     /// Where the deepest part of `key` that exists stands.
@@ -145,9 +156,9 @@ impl<'a> Source<'a> {
 
 /// Removes the innermost entry that covers `at` and tells its path.
 fn remove_at(table: &mut DeTable<'_>, at: usize, path: &mut String) -> bool {
-    let found = table.iter().find(|(name, value)| {
-        name.span().contains(&at) || covers(value, at)
-    });
+    let found = table
+        .iter()
+        .find(|(name, value)| name.span().contains(&at) || covers(value, at));
     let Some((name, _)) = found else { return false };
     let (on_name, name) = (name.span().contains(&at), name.clone());
     if !path.is_empty() {
@@ -167,9 +178,13 @@ fn remove_inside(value: &mut DeValue<'_>, at: usize, path: &mut String) -> bool 
     match value {
         DeValue::Table(table) => remove_at(table, at, path),
         DeValue::Array(array) => {
-            let Some(index) = array.iter().position(|item| covers(item, at)) else { return false };
+            let Some(index) = array.iter().position(|item| covers(item, at)) else {
+                return false;
+            };
             path.push_str(&format!("[{index}]"));
-            let Some(item) = array.get_mut(index) else { return false };
+            let Some(item) = array.get_mut(index) else {
+                return false;
+            };
             // A wrong item spoils its whole array; only tables inside can be mended.
             matches!(item.get_ref(), DeValue::Table(_)) && remove_inside(item.get_mut(), at, path)
         }

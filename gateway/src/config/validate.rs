@@ -33,8 +33,12 @@ pub(super) struct Validate<'s, 'a> {
 impl Validate<'_, '_> {
     pub(super) fn config(&mut self, file: FileConfig) -> Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let upstreams: Vec<_> =
-            file.upstreams.into_iter().enumerate().map(|(i, u)| self.upstream(i, u)).collect();
+        let upstreams: Vec<_> = file
+            .upstreams
+            .into_iter()
+            .enumerate()
+            .map(|(i, u)| self.upstream(i, u))
+            .collect();
         self.unique_names(&upstreams);
         Config {
             listen: ListenConfig {
@@ -49,7 +53,10 @@ impl Validate<'_, '_> {
             auth: self.auth(file.auth),
             identity: IdentityConfig {
                 key_file: self.file("identity.key_file", file.identity.key_file),
-                issuer: file.identity.issuer.unwrap_or_else(|| "intellirouter-gateway".into()),
+                issuer: file
+                    .identity
+                    .issuer
+                    .unwrap_or_else(|| "intellirouter-gateway".into()),
                 lifetime: self.duration("identity.lifetime", file.identity.lifetime, (60, 5, 60)),
             },
             events: self.events(file.events),
@@ -78,7 +85,10 @@ impl Validate<'_, '_> {
     ) -> LogConfig {
         let level = level.unwrap_or_else(|| "info".into());
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
-            self.source.fault("log.level", format!("expected a filter such as \"info\": {error}"));
+            self.source.fault(
+                "log.level",
+                format!("expected a filter such as \"info\": {error}"),
+            );
         }
         let json = match format.as_deref() {
             None | Some("text") => false,
@@ -89,7 +99,11 @@ impl Validate<'_, '_> {
                 false
             }
         };
-        LogConfig { level, json, access: access.unwrap_or(true) }
+        LogConfig {
+            level,
+            json,
+            access: access.unwrap_or(true),
+        }
     }
 
     fn limits(&mut self, file: FileLimits) -> LimitsConfig {
@@ -123,11 +137,16 @@ impl Validate<'_, '_> {
 
     fn auth(&mut self, file: FileAuth) -> AuthConfig {
         if file.keys.is_empty() {
-            self.source.fault("auth.keys", "missing; without a key no token can be verified");
+            self.source.fault(
+                "auth.keys",
+                "missing; without a key no token can be verified",
+            );
         }
         AuthConfig {
             issuer: file.issuer.unwrap_or_else(|| "intellirouter".into()),
-            audience: file.audience.unwrap_or_else(|| "intellirouter-services".into()),
+            audience: file
+                .audience
+                .unwrap_or_else(|| "intellirouter-services".into()),
             leeway: self.duration("auth.leeway", file.leeway, (0, 0, 300)),
             keys: file
                 .keys
@@ -145,7 +164,10 @@ impl Validate<'_, '_> {
         };
         if !ALGORITHMS.contains(&algorithm.as_str()) {
             let expected = ALGORITHMS.join(", ");
-            self.source.fault(&format!("{at}.algorithm"), format!("expected one of {expected}"));
+            self.source.fault(
+                &format!("{at}.algorithm"),
+                format!("expected one of {expected}"),
+            );
             return None;
         }
         let source = match (file.secret_file, file.secret_env, file.public_key_file) {
@@ -170,10 +192,19 @@ impl Validate<'_, '_> {
         };
         let symmetric = algorithm.starts_with("HS");
         if symmetric == matches!(source, KeySource::PublicKeyFile(_)) {
-            let expected = if symmetric { "a secret" } else { "public_key_file" };
-            self.source.fault(at, format!("{algorithm} needs {expected}"));
+            let expected = if symmetric {
+                "a secret"
+            } else {
+                "public_key_file"
+            };
+            self.source
+                .fault(at, format!("{algorithm} needs {expected}"));
         }
-        Some(KeyConfig { algorithm, kid: file.kid, source })
+        Some(KeyConfig {
+            algorithm,
+            kid: file.kid,
+            source,
+        })
     }
 
     fn events(&mut self, file: FileEvents) -> EventsConfig {
@@ -182,18 +213,45 @@ impl Validate<'_, '_> {
             || url::Url::parse(&store)
                 .is_ok_and(|url| matches!(url.scheme(), "redis" | "rediss") && url.has_host());
         if !known {
-            self.source.fault("events.store", "expected \"memory:\", \"redis://HOST:PORT\" or \"rediss://HOST:PORT\"");
+            self.source.fault(
+                "events.store",
+                "expected \"memory:\", \"redis://HOST:PORT\" or \"rediss://HOST:PORT\"",
+            );
         }
         let mib = 1024 * 1024;
         EventsConfig {
             store,
-            ca_file: file.ca_file.map(|path| self.file("events.ca_file", Some(path))),
-            retain_bytes: self.number("events.retain_bytes", file.retain_bytes, 64 * mib, mib, 64 << 30),
+            ca_file: file
+                .ca_file
+                .map(|path| self.file("events.ca_file", Some(path))),
+            retain_bytes: self.number(
+                "events.retain_bytes",
+                file.retain_bytes,
+                64 * mib,
+                mib,
+                64 << 30,
+            ),
             retain_age: self.duration("events.retain_age", file.retain_age, (3600, 1, 7 * 86_400)),
-            payload_bytes: self.number("events.payload_bytes", file.payload_bytes, mib, 1, 16 * mib),
-            publish_timeout: self.duration("events.publish_timeout", file.publish_timeout, (2, 1, 60)),
+            payload_bytes: self.number(
+                "events.payload_bytes",
+                file.payload_bytes,
+                mib,
+                1,
+                16 * mib,
+            ),
+            publish_timeout: self.duration(
+                "events.publish_timeout",
+                file.publish_timeout,
+                (2, 1, 60),
+            ),
             heartbeat: self.duration("events.heartbeat", file.heartbeat, (15, 1, 300)),
-            lag_bytes: self.number("events.lag_bytes", file.lag_bytes, 8 * mib, 64 * 1024, 1 << 40) as u64,
+            lag_bytes: self.number(
+                "events.lag_bytes",
+                file.lag_bytes,
+                8 * mib,
+                64 * 1024,
+                1 << 40,
+            ) as u64,
             rules: file
                 .rules
                 .into_iter()
@@ -205,7 +263,8 @@ impl Validate<'_, '_> {
 
     fn event_rule(&mut self, at: &str, file: FileEventRule) -> EventRule {
         if file.roles.is_empty() {
-            self.source.fault(at, "roles: missing; the rule would hold for nobody");
+            self.source
+                .fault(at, "roles: missing; the rule would hold for nobody");
         }
         EventRule {
             roles: file.roles,
@@ -229,10 +288,14 @@ impl Validate<'_, '_> {
         let at = format!("upstreams[{i}]");
         let name = file.name.unwrap_or_default();
         if name.is_empty() || name == OWN_SERVICES {
-            self.source.fault(&at, format!("name: expected a name other than \"{OWN_SERVICES}\""));
+            self.source.fault(
+                &at,
+                format!("name: expected a name other than \"{OWN_SERVICES}\""),
+            );
         }
         if file.endpoints.is_empty() {
-            self.source.fault(&at, "endpoints: missing; expected at least one URL");
+            self.source
+                .fault(&at, "endpoints: missing; expected at least one URL");
         }
         let endpoints: Vec<_> = file
             .endpoints
@@ -248,7 +311,8 @@ impl Validate<'_, '_> {
                 )),
                 (None, None) => None,
                 _ => {
-                    self.source.fault(&at, "expected cert_file and key_file together, or neither");
+                    self.source
+                        .fault(&at, "expected cert_file and key_file together, or neither");
                     None
                 }
             };
@@ -258,9 +322,17 @@ impl Validate<'_, '_> {
                 server_name: file.server_name,
             }
         });
-        let connect_timeout =
-            self.duration(&format!("{at}.connect_timeout"), file.connect_timeout, (3, 1, 60));
-        UpstreamConfig { name, endpoints, connect_timeout, tls }
+        let connect_timeout = self.duration(
+            &format!("{at}.connect_timeout"),
+            file.connect_timeout,
+            (3, 1, 60),
+        );
+        UpstreamConfig {
+            name,
+            endpoints,
+            connect_timeout,
+            tls,
+        }
     }
 
     fn endpoint(&mut self, at: &str, text: &str) -> Option<EndpointConfig> {
@@ -276,18 +348,21 @@ impl Validate<'_, '_> {
             "https" => true,
             "http" => false,
             other => {
-                self.source.fault(at, format!("{expected}, found scheme \"{other}\""));
+                self.source
+                    .fault(at, format!("{expected}, found scheme \"{other}\""));
                 return None;
             }
         };
-        let plain = matches!(url.path(), "" | "/") && url.query().is_none() && url.username().is_empty();
+        let plain =
+            matches!(url.path(), "" | "/") && url.query().is_none() && url.username().is_empty();
         match (url.host_str(), url.port_or_known_default()) {
             (Some(host), Some(port)) if plain => {
                 let host = host.trim_matches(['[', ']']).to_owned();
                 Some(EndpointConfig { host, port, tls })
             }
             _ => {
-                self.source.fault(at, format!("{expected} and nothing after it"));
+                self.source
+                    .fault(at, format!("{expected} and nothing after it"));
                 None
             }
         }
@@ -295,7 +370,10 @@ impl Validate<'_, '_> {
 
     fn unique_names(&mut self, upstreams: &[UpstreamConfig]) {
         for (i, upstream) in upstreams.iter().enumerate() {
-            if upstreams[..i].iter().any(|other| other.name == upstream.name) {
+            if upstreams[..i]
+                .iter()
+                .any(|other| other.name == upstream.name)
+            {
                 let message = format!("\"{}\" is taken by an upstream above", upstream.name);
                 self.source.fault(&format!("upstreams[{i}].name"), message);
             }
@@ -310,14 +388,19 @@ impl Validate<'_, '_> {
             if let Err(expected) = check_pattern(&pattern) {
                 self.source.fault(&format!("{at}.match"), expected);
             } else if routes.iter().any(|route| route.pattern == pattern) {
-                self.source.fault(&format!("{at}.match"), "a route above has the same match");
+                self.source
+                    .fault(&format!("{at}.match"), "a route above has the same match");
             }
             let upstream = self.upstream_of(&at, file.upstream, upstreams);
             if file.public && file.roles.is_some() {
-                self.source.fault(&at, "expected either public = true or roles, not both");
+                self.source
+                    .fault(&at, "expected either public = true or roles, not both");
             }
             if file.roles.as_ref().is_some_and(Vec::is_empty) {
-                self.source.fault(&format!("{at}.roles"), "empty; name a role, or \"*\" for any caller with a valid token");
+                self.source.fault(
+                    &format!("{at}.roles"),
+                    "empty; name a role, or \"*\" for any caller with a valid token",
+                );
             }
             let timeout = file
                 .timeout
@@ -346,8 +429,14 @@ impl Validate<'_, '_> {
         };
         let found = upstreams.iter().position(|upstream| upstream.name == name);
         if found.is_none() && name != OWN_SERVICES {
-            let known: Vec<_> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
-            let message = format!("no upstream is named \"{name}\"; there are: {}", known.join(", "));
+            let known: Vec<_> = upstreams
+                .iter()
+                .map(|upstream| upstream.name.as_str())
+                .collect();
+            let message = format!(
+                "no upstream is named \"{name}\"; there are: {}",
+                known.join(", ")
+            );
             self.source.fault(&format!("{at}.upstream"), message);
         }
         found
@@ -368,7 +457,10 @@ impl Validate<'_, '_> {
     fn header_names(&mut self, names: Vec<String>) -> Vec<String> {
         for (i, name) in names.iter().enumerate() {
             if http::HeaderName::try_from(name.as_str()).is_err() {
-                self.source.fault(&format!("cors.expose_headers[{i}]"), "expected a header name");
+                self.source.fault(
+                    &format!("cors.expose_headers[{i}]"),
+                    "expected a header name",
+                );
             }
         }
         names
@@ -379,7 +471,8 @@ impl Validate<'_, '_> {
         match text.as_deref().unwrap_or(default).parse() {
             Ok(address) => address,
             Err(_) => {
-                self.source.fault(at, "expected ADDRESS:PORT, such as \"127.0.0.1:8443\"");
+                self.source
+                    .fault(at, "expected ADDRESS:PORT, such as \"127.0.0.1:8443\"");
                 fallback
             }
         }
@@ -393,17 +486,26 @@ impl Validate<'_, '_> {
         };
         let path = self.base.join(path);
         if let Err(error) = std::fs::File::open(&path) {
-            self.source.fault(at, format!("{}: {error}", path.display()));
+            self.source
+                .fault(at, format!("{}: {error}", path.display()));
         }
         path
     }
 
-    fn number(&mut self, at: &str, given: Option<u64>, default: usize, min: usize, max: usize) -> usize {
+    fn number(
+        &mut self,
+        at: &str,
+        given: Option<u64>,
+        default: usize,
+        min: usize,
+        max: usize,
+    ) -> usize {
         let Some(given) = given else { return default };
         match usize::try_from(given) {
             Ok(n) if (min..=max).contains(&n) => n,
             _ => {
-                self.source.fault(at, format!("expected {min} to {max}, found {given}"));
+                self.source
+                    .fault(at, format!("expected {min} to {max}, found {given}"));
                 default
             }
         }
@@ -417,7 +519,8 @@ impl Validate<'_, '_> {
         match parse_duration(&text) {
             Some(d) if (Duration::from_secs(min)..=Duration::from_secs(max)).contains(&d) => d,
             Some(_) => {
-                self.source.fault(at, format!("expected {min}s to {max}s, found \"{text}\""));
+                self.source
+                    .fault(at, format!("expected {min}s to {max}s, found \"{text}\""));
                 default
             }
             None => {

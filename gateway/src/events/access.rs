@@ -17,7 +17,9 @@ fn rules_of<'r>(
     caller: &'r Identity,
 ) -> impl Iterator<Item = &'r EventRule> {
     rules.iter().filter(|rule| {
-        rule.roles.iter().any(|role| role == ANYONE || caller.roles().contains(role))
+        rule.roles
+            .iter()
+            .any(|role| role == ANYONE || caller.roles().contains(role))
     })
 }
 
@@ -66,4 +68,139 @@ pub(super) fn publish(
     }
     let message = format!("the caller's roles do not allow to publish on \"{name}\"");
     Err(Reply::denied("channel_denied", message))
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+    use crate::test_util::identity;
+
+    fn rule(roles: &[&str], subscribe: &[&str], publish: &[&str]) -> EventRule {
+        let patterns = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| ChannelPattern::parse(text).unwrap())
+                .collect()
+        };
+        EventRule {
+            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+            subscribe: patterns(subscribe),
+            publish: patterns(publish),
+        }
+    }
+
+    fn rules() -> Vec<EventRule> {
+        vec![
+            rule(
+                &["user"],
+                &["intellirouter:chain:*"],
+                &["intellirouter:ui:chain:click"],
+            ),
+            rule(
+                &["ops"],
+                &["intellirouter:*:ops:alert"],
+                &["intellirouter:ops:*"],
+            ),
+            rule(&["*"], &["intellirouter:news:all:headline"], &[]),
+        ]
+    }
+
+    fn read(roles: &[&str], requested: &[&str]) -> Result<usize, Reply> {
+        subscribe(
+            &rules(),
+            &identity("alice", roles),
+            requested.iter().copied(),
+        )
+        .map(|patterns| patterns.len())
+    }
+
+    fn write(roles: &[&str], channel: &str) -> Result<ChannelName, Reply> {
+        publish(&rules(), &identity("alice", roles), channel)
+    }
+
+    #[test]
+    fn a_requested_pattern_must_lie_inside_one_that_is_allowed() {
+        assert_eq!(
+            read(
+                &["user"],
+                &["intellirouter:chain:*", "intellirouter:chain:x:done"]
+            )
+            .unwrap(),
+            2
+        );
+        assert_eq!(
+            read(&["ops"], &["intellirouter:memory:ops:alert"]).unwrap(),
+            1
+        );
+        for beyond in [
+            "intellirouter:*",
+            "intellirouter:*:x:done",
+            "intellirouter:chains:*",
+            "intellirouter:*:ops:*",
+        ] {
+            let reply = read(&["user", "ops"], &[beyond]).unwrap_err();
+            assert_eq!(
+                (reply.code, reply.label),
+                (Code::PermissionDenied, "channel_denied"),
+                "{beyond}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_list_with_one_forbidden_member_is_refused_whole_and_by_name() {
+        let good = "intellirouter:chain:*";
+        let bad = "intellirouter:memory:x:done";
+        for list in [[good, bad], [bad, good]] {
+            let reply = read(&["user"], &list).unwrap_err();
+            assert!(
+                reply.message.contains(bad) && !reply.message.contains(good),
+                "{}",
+                reply.message
+            );
+        }
+    }
+
+    #[test]
+    fn a_rule_for_everybody_holds_for_callers_without_roles_and_gives_no_more() {
+        assert!(read(&[], &["intellirouter:news:all:headline"]).is_ok());
+        assert!(read(&[], &["intellirouter:news:*"]).is_err());
+        assert!(
+            read(&["*"], &["intellirouter:chain:*"]).is_err(),
+            "a caller's own star is a plain name"
+        );
+    }
+
+    #[test]
+    fn admin_may_do_everything_that_is_a_channel() {
+        assert!(read(&["admin"], &["intellirouter:*"]).is_ok());
+        assert!(write(&["admin"], "intellirouter:a:b:c").is_ok());
+        assert_eq!(
+            write(&["admin"], "intellirouter:a:b:ir.gap")
+                .unwrap_err()
+                .code,
+            Code::InvalidArgument
+        );
+        assert_eq!(
+            read(&["admin"], &["other:*"]).unwrap_err().code,
+            Code::InvalidArgument
+        );
+    }
+
+    #[test]
+    fn without_rules_only_admin_gets_in() {
+        let ask = |roles: &[&str]| subscribe(&[], &identity("a", roles), ["intellirouter:*"]);
+        assert!(ask(&["user", "ops"]).is_err());
+        assert!(ask(&["admin"]).is_ok());
+    }
+
+    #[test]
+    fn who_may_read_may_not_therefore_publish() {
+        assert!(write(&["user"], "intellirouter:ui:chain:click").is_ok());
+        let reply = write(&["user"], "intellirouter:chain:x:done").unwrap_err();
+        assert!(reply.message.contains("intellirouter:chain:x:done"));
+        assert!(write(&["ops"], "intellirouter:ops:x:y").is_ok());
+    }
 }

@@ -33,7 +33,11 @@ pub(super) struct Format {
 
 impl Format {
     pub(super) fn content_type(self) -> &'static str {
-        if self.ndjson { "application/x-ndjson" } else { "text/event-stream" }
+        if self.ndjson {
+            "application/x-ndjson"
+        } else {
+            "text/event-stream"
+        }
     }
 
     /// The slot of [`Event::frame`] that keeps this format.
@@ -52,7 +56,9 @@ impl Format {
                 let id = position.to_string();
                 self.control("ir.position", Some(&id), &json!({ "position": id }), false)
             }
-            Signal::Heartbeat if self.ndjson => Bytes::from_static(b"{\"event\":\"ir.heartbeat\"}\n"),
+            Signal::Heartbeat if self.ndjson => {
+                Bytes::from_static(b"{\"event\":\"ir.heartbeat\"}\n")
+            }
             Signal::Heartbeat => Bytes::from_static(b":\n\n"),
             Signal::End(end) => {
                 let data = json!({ "reason": end.reason(), "message": end.message() });
@@ -109,7 +115,8 @@ impl Format {
         let id = event.position();
         if !self.ndjson {
             let wrapped = self.cloudevents.then(|| cloud_event(event));
-            let base64 = || json!({ "payload_base64": STANDARD.encode(event.payload()) }).to_string();
+            let base64 =
+                || json!({ "payload_base64": STANDARD.encode(event.payload()) }).to_string();
             let data = match (&wrapped, std::str::from_utf8(event.payload())) {
                 (Some(wrapped), _) => wrapped.as_str().into(),
                 (None, Ok(text)) => std::borrow::Cow::Borrowed(text),
@@ -134,8 +141,11 @@ impl Format {
 fn sse_event(id: &str, name: &str, data: &str) -> String {
     let mut frame = String::with_capacity(data.len() + id.len() + name.len() + 32);
     let _ = write!(frame, "id: {id}\nevent: {name}\n");
-    for line in data.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r')) {
-        let _ = writeln!(frame, "data: {line}");
+    let mut rest = Some(data);
+    while let Some(text) = rest {
+        let end = text.find(['\r', '\n']);
+        let _ = writeln!(frame, "data: {}", &text[..end.unwrap_or(text.len())]);
+        rest = end.map(|end| text[end..].strip_prefix("\r\n").unwrap_or(&text[end + 1..]));
     }
     frame.push('\n');
     frame
@@ -144,11 +154,20 @@ fn sse_event(id: &str, name: &str, data: &str) -> String {
 /// CloudEvents 1.0, JSON format.
 fn cloud_event(event: &Event) -> String {
     let channel = event.channel();
-    let time = OffsetDateTime::from(event.recorded_at()).format(&Rfc3339).unwrap_or_default();
+    let time = OffsetDateTime::from(event.recorded_at())
+        .format(&Rfc3339)
+        .unwrap_or_default();
+    // Bytes that are no text are no JSON either.
+    let text = std::str::from_utf8(event.payload()).is_ok();
+    let media_type = if text {
+        "application/json"
+    } else {
+        "application/octet-stream"
+    };
     let mut text = format!(
         "{{\"specversion\":\"1.0\",\"id\":\"{}\",\"source\":\"/intellirouter/{}\",\
          \"type\":\"intellirouter.{}\",\"subject\":\"{channel}\",\"time\":\"{time}\",\
-         \"datacontenttype\":\"application/json\",",
+         \"datacontenttype\":\"{media_type}\",",
         event.position(),
         channel.source(),
         channel.event_type(),
@@ -164,7 +183,11 @@ fn push_data(line: &mut String, payload: &Bytes) {
         Ok(text) if serde_json::from_str::<&RawValue>(text).is_ok() => {
             line.push_str("\"data\":");
             // Between tokens a line break is white space; inside strings JSON has none.
-            line.extend(text.trim().chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }));
+            line.extend(
+                text.trim()
+                    .chars()
+                    .map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }),
+            );
         }
         Ok(text) => {
             line.push_str("\"data\":");
@@ -175,3 +198,6 @@ fn push_data(line: &mut String, payload: &Bytes) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

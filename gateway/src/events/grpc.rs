@@ -30,9 +30,11 @@ impl EventApi {
 }
 
 fn caller<T>(request: &Request<T>) -> Result<Arc<Identity>, Status> {
-    request.extensions().get::<Arc<Identity>>().cloned().ok_or_else(|| {
-        Reply::unauthenticated("no_token", "a bearer token is required").grpc()
-    })
+    request
+        .extensions()
+        .get::<Arc<Identity>>()
+        .cloned()
+        .ok_or_else(|| Reply::unauthenticated("no_token", "a bearer token is required").grpc())
 }
 
 #[tonic::async_trait]
@@ -81,7 +83,10 @@ impl EventService for EventApi {
             published.map_err(|error| publish_refusal(&error))
         };
         let published = publish.await.map_err(|reply| reply.grpc())?;
-        let id = published.position.map(|position| position.to_string()).unwrap_or_default();
+        let id = published
+            .position
+            .map(|position| position.to_string())
+            .unwrap_or_default();
         Ok(Response::new(PublishResponse { id }))
     }
 }
@@ -89,18 +94,27 @@ impl EventService for EventApi {
 /// gRPC needs no heartbeat: HTTP/2 has pings.
 fn messages(signal: Signal) -> Vec<Result<SubscribeResponse, Status>> {
     use wire::subscribe_response::Message;
-    let one = |message| vec![Ok(SubscribeResponse { message: Some(message) })];
+    let one = |message| {
+        vec![Ok(SubscribeResponse {
+            message: Some(message),
+        })]
+    };
     match signal {
-        Signal::Open { position, stream } => {
-            one(Message::Opened(wire::Opened { id: position.to_string(), stream_id: stream }))
-        }
-        Signal::Position(position) => {
-            one(Message::Position(wire::PositionMark { id: position.to_string() }))
-        }
+        Signal::Open { position, stream } => one(Message::Opened(wire::Opened {
+            id: position.to_string(),
+            stream_id: stream,
+        })),
+        Signal::Position(position) => one(Message::Position(wire::PositionMark {
+            id: position.to_string(),
+        })),
         Signal::Heartbeat => Vec::new(),
         Signal::Entries(entries) => entries
             .iter()
-            .map(|entry| Ok(SubscribeResponse { message: Some(message(entry)) }))
+            .map(|entry| {
+                Ok(SubscribeResponse {
+                    message: Some(message(entry)),
+                })
+            })
             .collect(),
         Signal::End(end) => {
             let mut last = one(Message::Error(wire::StreamError {

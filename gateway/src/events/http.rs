@@ -48,7 +48,9 @@ pub(super) async fn serve(
 ) -> Result<Response<Body>, Reply> {
     let path = request.uri().path();
     match path.strip_prefix("/events").unwrap_or_default() {
-        "" | "/" if request.method() == Method::GET => subscribe(plane, &caller, request.into_parts().0).await,
+        "" | "/" if request.method() == Method::GET => {
+            subscribe(plane, &caller, request.into_parts().0).await
+        }
         "" | "/" => Err(wrong_method("GET")),
         _ if request.method() != Method::POST => Err(wrong_method("POST")),
         channel => {
@@ -63,9 +65,13 @@ pub(super) async fn serve(
 }
 
 fn wrong_method(allowed: &'static str) -> Reply {
-    Reply::new(Code::Unimplemented, "method_not_allowed", "this path does not know the method")
-        .status(StatusCode::METHOD_NOT_ALLOWED)
-        .allow(allowed)
+    Reply::new(
+        Code::Unimplemented,
+        "method_not_allowed",
+        "this path does not know the method",
+    )
+    .status(StatusCode::METHOD_NOT_ALLOWED)
+    .allow(allowed)
 }
 
 async fn subscribe(
@@ -74,9 +80,15 @@ async fn subscribe(
     head: Parts,
 ) -> Result<Response<Body>, Reply> {
     let query = Query::parse(head.uri.query().unwrap_or_default())?;
-    let format = Format { ndjson: wants_ndjson(&head.headers)?, cloudevents: query.cloudevents };
-    let patterns =
-        access::subscribe(&plane.config.rules, caller, query.channels.iter().map(String::as_str))?;
+    let format = Format {
+        ndjson: wants_ndjson(&head.headers)?,
+        cloudevents: query.cloudevents,
+    };
+    let patterns = access::subscribe(
+        &plane.config.rules,
+        caller,
+        query.channels.iter().map(String::as_str),
+    )?;
     let after = head
         .headers
         .get("last-event-id")
@@ -85,20 +97,32 @@ async fn subscribe(
         .filter(|id| !id.is_empty())
         // An id that was never given out is answered by a gap, not by silence.
         .map(|id| id.parse().unwrap_or(Position::NOWHERE));
-    let subscription =
-        plane.log.subscribe(patterns, after).await.map_err(|error| subscribe_refusal(&error))?;
+    let subscription = plane
+        .log
+        .subscribe(patterns, after)
+        .await
+        .map_err(|error| subscribe_refusal(&error))?;
     let stream = EventStream::new(plane.clone(), subscription, caller);
     let closed = stream.closed();
     let frames = futures_util::stream::unfold(stream, move |mut stream| async move {
         let signal = stream.next().await?;
         Some((format.encode(&signal), stream))
     });
-    let body = EventBody { frames: Box::pin(frames), closed };
+    let body = EventBody {
+        frames: Box::pin(frames),
+        closed,
+    };
     let mut response = Response::new(Body::new(Kind::Events(Box::new(body))));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(format.content_type()),
+    );
     // Proxies on the way must neither keep, compress nor hold back what is sparse.
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static("no-store, no-transform"),
+    );
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
 }
@@ -121,7 +145,10 @@ impl Query {
                     query.channels.push(value.into_owned());
                 }
                 "channel" => {
-                    return Err(Reply::invalid("channel", format!("expected at most {MAX_PATTERNS}")));
+                    return Err(Reply::invalid(
+                        "channel",
+                        format!("expected at most {MAX_PATTERNS}"),
+                    ));
                 }
                 "last_event_id" => query.last_event_id = Some(value.into_owned()),
                 "envelope" if value == "cloudevents" => query.cloudevents = true,
@@ -142,7 +169,10 @@ impl Query {
 }
 
 fn wants_ndjson(headers: &HeaderMap) -> Result<bool, Reply> {
-    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+    let accept = headers
+        .get(ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("*/*");
     for range in accept.split(',') {
         match range.split(';').next().unwrap_or_default().trim() {
             "application/x-ndjson" => return Ok(true),
@@ -150,8 +180,11 @@ fn wants_ndjson(headers: &HeaderMap) -> Result<bool, Reply> {
             _ => {}
         }
     }
-    Err(Reply::invalid("accept", "expected text/event-stream or application/x-ndjson")
-        .status(StatusCode::NOT_ACCEPTABLE))
+    Err(Reply::invalid(
+        "accept",
+        "expected text/event-stream or application/x-ndjson",
+    )
+    .status(StatusCode::NOT_ACCEPTABLE))
 }
 
 async fn publish(
@@ -164,13 +197,17 @@ async fn publish(
     let (head, body) = request.into_parts();
     let key = match head.headers.get("idempotency-key") {
         Some(key) => Some(key.to_str().map_err(|_| {
-            Reply::invalid("idempotency-key", "expected 1 to 128 visible ASCII characters")
+            Reply::invalid(
+                "idempotency-key",
+                "expected 1 to 128 visible ASCII characters",
+            )
         })?),
         None => None,
     };
     let read = read_payload(body, plane.config.payload_bytes);
-    let payload =
-        tokio::time::timeout(PAYLOAD_TIMEOUT, read).await.map_err(|_| Reply::deadline())??;
+    let payload = tokio::time::timeout(PAYLOAD_TIMEOUT, read)
+        .await
+        .map_err(|_| Reply::deadline())??;
     check_payload(&payload)?;
     let published = plane
         .log
@@ -184,14 +221,17 @@ async fn publish(
     });
     let mut response = Response::new(Body::full(format!("{answer}\n")));
     *response.status_mut() = StatusCode::ACCEPTED;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
 async fn read_payload(mut body: Body, limit: usize) -> Result<Bytes, Reply> {
     let mut payload = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Reply::new(Code::Cancelled, "client_gone", "the body broke off"))?;
+        let frame =
+            frame.map_err(|_| Reply::new(Code::Cancelled, "client_gone", "the body broke off"))?;
         if let Ok(data) = frame.into_data() {
             if payload.len() + data.len() > limit {
                 return Err(too_large(limit));
@@ -208,7 +248,124 @@ pub(super) fn check_payload(payload: &[u8]) -> Result<(), Reply> {
         Ok(_) => Ok(()),
         Err(error) => Err(Reply::invalid(
             "payload",
-            format!("expected one JSON object; line {}, column {}", error.line(), error.column()),
+            format!(
+                "expected one JSON object; line {}, column {}",
+                error.line(),
+                error.column()
+            ),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(query: &str) -> Reply {
+        Query::parse(query).err().unwrap()
+    }
+
+    fn accept(value: &'static str) -> Option<bool> {
+        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(value))]);
+        wants_ndjson(&headers).ok()
+    }
+
+    #[test]
+    fn a_query_names_channels_a_place_to_resume_from_and_an_envelope() {
+        let query = "channel=intellirouter:a:*&channel=intellirouter%3Ab%3Ac%3Ad&last_event_id=1-2&envelope=cloudevents";
+        let query = Query::parse(query).unwrap();
+        assert_eq!(query.channels, ["intellirouter:a:*", "intellirouter:b:c:d"]);
+        assert_eq!(query.last_event_id.as_deref(), Some("1-2"));
+        assert!(query.cloudevents);
+        assert!(!Query::parse("channel=x").unwrap().cloudevents);
+    }
+
+    #[test]
+    fn a_token_in_the_query_is_refused_and_not_repeated() {
+        for key in ["token", "access_token", "authorization", "jwt"] {
+            let reply = refusal(&format!("channel=x&{key}=s3cret"));
+            assert_eq!(reply.code, Code::InvalidArgument, "{key}");
+            assert!(
+                reply.message.contains("authorization header"),
+                "{}",
+                reply.message
+            );
+            assert!(!format!("{reply:?}").contains("s3cret"));
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_or_value_is_refused_and_not_repeated() {
+        for query in [
+            "channel=x&chanel=hunter2",
+            "channel=x&hunter2",
+            "channel=x&envelope=hunter2",
+        ] {
+            let reply = refusal(query);
+            assert_eq!(reply.code, Code::InvalidArgument, "{query}");
+            assert!(!format!("{reply:?}").contains("hunter2"), "{query}");
+        }
+    }
+
+    #[test]
+    fn one_to_64_channels_must_be_named() {
+        let of = |count: usize| vec!["channel=x"; count].join("&");
+        assert!(refusal("").message.contains("at least one"));
+        assert!(
+            refusal("last_event_id=1-2")
+                .message
+                .contains("at least one")
+        );
+        assert_eq!(Query::parse(&of(MAX_PATTERNS)).unwrap().channels.len(), 64);
+        assert!(
+            refusal(&of(MAX_PATTERNS + 1))
+                .message
+                .contains("at most 64")
+        );
+    }
+
+    #[test]
+    fn the_first_format_that_both_speak_is_taken() {
+        assert_eq!(accept("application/x-ndjson"), Some(true));
+        assert_eq!(
+            accept("text/html, application/x-ndjson;q=0.9, */*"),
+            Some(true)
+        );
+        assert_eq!(
+            accept("text/event-stream, application/x-ndjson"),
+            Some(false)
+        );
+        assert_eq!(accept("*/*"), Some(false));
+        assert_eq!(accept("application/json"), None);
+        assert!(!wants_ndjson(&HeaderMap::new()).unwrap());
+    }
+
+    #[test]
+    fn a_payload_is_one_json_object_or_refused_with_line_and_column() {
+        assert!(check_payload(b" {\"a\": [1]} ").is_ok());
+        for bad in [
+            &b"[1]"[..],
+            b"1",
+            b"",
+            b"{}{}",
+            b"{\"a\":}",
+            b"\xff",
+            &[b'['; 100_000],
+        ] {
+            let reply = check_payload(bad).unwrap_err();
+            assert!(reply.message.contains("line ") && reply.message.contains("column "));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_payload_may_be_as_large_as_the_limit_and_no_byte_more() {
+        let read = |size: usize| read_payload(Body::full(vec![b'x'; size]), 100);
+        assert_eq!(read(100).await.unwrap().len(), 100);
+        let reply = read(101).await.unwrap_err();
+        assert_eq!(
+            (reply.code, reply.status.as_u16()),
+            (Code::ResourceExhausted, 413)
+        );
+        assert!(reply.message.contains("100 bytes"));
     }
 }

@@ -47,7 +47,10 @@ impl End {
 /// What a stream says next.
 pub(super) enum Signal {
     /// The first thing on every stream.
-    Open { position: Position, stream: String },
+    Open {
+        position: Position,
+        stream: String,
+    },
     Entries(Vec<Entry>),
     Heartbeat,
     Position(Position),
@@ -82,7 +85,9 @@ impl EventStream {
     ) -> Self {
         plane.telemetry.event_streams.inc();
         let expires = UNIX_EPOCH + Duration::from_secs(caller.expires);
-        let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+        let left = expires
+            .duration_since(SystemTime::now())
+            .unwrap_or_default();
         // A token without a near end: a century stands for it.
         let left = left.min(Duration::from_secs(100 * 365 * 86_400));
         let every = |period| {
@@ -112,7 +117,10 @@ impl EventStream {
             Stage::Fresh => {
                 self.stage = Stage::Live;
                 let stream = uuid::Uuid::new_v4().to_string();
-                return Some(Signal::Open { position: self.subscription.start(), stream });
+                return Some(Signal::Open {
+                    position: self.subscription.start(),
+                    stream,
+                });
             }
             Stage::Live => {}
         }
@@ -144,7 +152,13 @@ impl EventStream {
 impl Drop for EventStream {
     fn drop(&mut self) {
         self.plane.telemetry.event_streams.dec();
-        let labels = EventCloseLabels { reason: self.closed.get_or_init(|| "client_gone") };
-        self.plane.telemetry.event_streams_closed.get_or_create(&labels).inc();
+        let labels = EventCloseLabels {
+            reason: self.closed.get_or_init(|| "client_gone"),
+        };
+        self.plane
+            .telemetry
+            .event_streams_closed
+            .get_or_create(&labels)
+            .inc();
     }
 }

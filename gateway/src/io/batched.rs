@@ -24,7 +24,11 @@ pub(crate) struct Batched<T> {
 
 impl<T> Batched<T> {
     pub(crate) fn new(io: T) -> Self {
-        Self { io, read: Buffer::default(), written: Buffer::default() }
+        Self {
+            io,
+            read: Buffer::default(),
+            written: Buffer::default(),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How much is read before other tasks get their turn, in bytes.
-const TURN: usize = 64 * 1024;
+const TURN: usize = 128 * 1024;
 
 pub(crate) struct Turns<T> {
     io: T,

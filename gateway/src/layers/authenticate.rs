@@ -91,7 +91,11 @@ impl Authenticate {
     }
 
     /// The caller behind the `authorization` header.
-    pub(crate) fn check(&self, headers: &HeaderMap, now: SystemTime) -> Result<Arc<Identity>, Reply> {
+    pub(crate) fn check(
+        &self,
+        headers: &HeaderMap,
+        now: SystemTime,
+    ) -> Result<Arc<Identity>, Reply> {
         let token = bearer(headers)?;
         if let Some(identity) = self.tokens.get(token) {
             if self.verifier.is_current(identity.expires, now) {
@@ -100,7 +104,10 @@ impl Authenticate {
             self.tokens.remove(token);
         }
         let claims = self.verifier.verify_at(token, now).map_err(refuse)?;
-        let identity = Arc::new(Identity { expires: claims.exp, caller: self.caller(claims) });
+        let identity = Arc::new(Identity {
+            expires: claims.exp,
+            caller: self.caller(claims),
+        });
         self.tokens.insert(token.into(), identity.clone());
         Ok(identity)
     }
@@ -114,9 +121,10 @@ impl Authenticate {
         now: SystemTime,
     ) -> Result<HeaderValue, Reply> {
         let caller = &identity.caller;
-        let (Some(slot), Some(audience)) =
-            (caller.minted.get(upstream), self.signing.audiences.get(upstream))
-        else {
+        let (Some(slot), Some(audience)) = (
+            caller.minted.get(upstream),
+            self.signing.audiences.get(upstream),
+        ) else {
             return Err(Reply::internal());
         };
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,7 +133,10 @@ impl Authenticate {
         {
             return Ok(value.clone());
         }
-        let token = self.signing.signer.sign(&caller.subject, &caller.roles, audience, now);
+        let token = self
+            .signing
+            .signer
+            .sign(&caller.subject, &caller.roles, audience, now);
         let value = token
             .map_err(|error| error.to_string())
             .and_then(|token| HeaderValue::try_from(token).map_err(|error| error.to_string()));
@@ -146,8 +157,17 @@ impl Authenticate {
         if let Some(caller) = self.callers.get(&key) {
             return caller;
         }
-        let minted = self.signing.audiences.iter().map(|_| Mutex::new(None)).collect();
-        let caller = Arc::new(Caller { subject: key.0.clone(), roles: key.1.clone(), minted });
+        let minted = self
+            .signing
+            .audiences
+            .iter()
+            .map(|_| Mutex::new(None))
+            .collect();
+        let caller = Arc::new(Caller {
+            subject: key.0.clone(),
+            roles: key.1.clone(),
+            minted,
+        });
         self.callers.insert(key, caller.clone());
         caller
     }
@@ -156,16 +176,23 @@ impl Authenticate {
 /// The one bearer token of a request.
 fn bearer(headers: &HeaderMap) -> Result<&str, Reply> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values
-        .next()
-        .ok_or(Reply::unauthenticated("no_token", "a bearer token is required"))?;
+    let value = values.next().ok_or(Reply::unauthenticated(
+        "no_token",
+        "a bearer token is required",
+    ))?;
     if values.next().is_some() {
-        return Err(Reply::unauthenticated("bad_token", "expected one authorization header"));
+        return Err(Reply::unauthenticated(
+            "bad_token",
+            "expected one authorization header",
+        ));
     }
     let value = value.to_str().unwrap_or_default();
     match value.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
-        _ => Err(Reply::unauthenticated("bad_token", "expected authorization: Bearer TOKEN")),
+        _ => Err(Reply::unauthenticated(
+            "bad_token",
+            "expected authorization: Bearer TOKEN",
+        )),
     }
 }
 

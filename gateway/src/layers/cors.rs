@@ -8,9 +8,9 @@
 //! `Access-Control-Allow-Credentials` is never sent.
 
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
@@ -37,7 +37,11 @@ impl Cors {
         }
         let value = |text: &str| HeaderValue::try_from(text).ok();
         Self {
-            origins: config.origins.iter().filter_map(|origin| value(origin)).collect(),
+            origins: config
+                .origins
+                .iter()
+                .filter_map(|origin| value(origin))
+                .collect(),
             expose: value(&expose).unwrap_or(HeaderValue::from_static(ALWAYS_EXPOSED)),
             max_age: HeaderValue::from(config.max_age.as_secs()),
         }
@@ -59,10 +63,16 @@ impl Cors {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
-        headers.insert(VARY, HeaderValue::from_static("origin, access-control-request-headers"));
+        headers.insert(
+            VARY,
+            HeaderValue::from_static("origin, access-control-request-headers"),
+        );
         if let Some(origin) = self.allowed(asked) {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+            headers.insert(
+                ACCESS_CONTROL_ALLOW_METHODS,
+                HeaderValue::from_static("GET, POST"),
+            );
             headers.insert(ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
             if let Some(names) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS) {
                 headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
@@ -75,6 +85,7 @@ impl Cors {
     pub(crate) fn mark(&self, origin: HeaderValue, headers: &mut HeaderMap) {
         // A backend's own CORS headers would contradict the gateway's.
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, self.expose.clone());
         headers.append(VARY, HeaderValue::from_static("origin"));
     }
@@ -119,9 +130,24 @@ mod tests {
 
     #[test]
     fn an_origin_is_allowed_letter_for_letter_or_not_at_all() {
-        for origin in ["https://app.example.evil", "http://app.example", "https://app.example:444", "null", "*", ""] {
-            let headers = cors().preflight(&preflight(origin)).unwrap().into_parts().0.headers;
-            assert!(headers.keys().all(|name| name == VARY), "{origin}: {headers:?}");
+        for origin in [
+            "https://app.example.evil",
+            "http://app.example",
+            "https://app.example:444",
+            "null",
+            "*",
+            "",
+        ] {
+            let headers = cors()
+                .preflight(&preflight(origin))
+                .unwrap()
+                .into_parts()
+                .0
+                .headers;
+            assert!(
+                headers.keys().all(|name| name == VARY),
+                "{origin}: {headers:?}"
+            );
         }
     }
 
@@ -142,7 +168,12 @@ mod tests {
         assert_eq!(headers[ACCESS_CONTROL_ALLOW_ORIGIN], PAGE);
         assert_eq!(headers[VARY], "origin");
         let exposed = headers[ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap();
-        for name in ["grpc-status", "grpc-message", "grpc-status-details-bin", "x-cost"] {
+        for name in [
+            "grpc-status",
+            "grpc-message",
+            "grpc-status-details-bin",
+            "x-cost",
+        ] {
             assert!(exposed.split(", ").any(|exposed| exposed == name), "{name}");
         }
     }
@@ -151,9 +182,18 @@ mod tests {
     fn what_a_backend_says_of_cors_gives_way_to_the_gateway() {
         let mut headers = HeaderMap::new();
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-        headers.insert("access-control-allow-credentials", HeaderValue::from_static("true"));
+        headers.insert(
+            "access-control-allow-credentials",
+            HeaderValue::from_static("true"),
+        );
         cors().mark(HeaderValue::from_static(PAGE), &mut headers);
-        assert_eq!(headers.get_all(ACCESS_CONTROL_ALLOW_ORIGIN).iter().collect::<Vec<_>>(), [PAGE]);
+        assert_eq!(
+            headers
+                .get_all(ACCESS_CONTROL_ALLOW_ORIGIN)
+                .iter()
+                .collect::<Vec<_>>(),
+            [PAGE]
+        );
         assert!(!headers.contains_key("access-control-allow-credentials"));
     }
 }

@@ -39,7 +39,9 @@ fn parse(value: &HeaderValue) -> Result<Duration, Reply> {
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
         return Err(bad());
     }
-    let number = digits.iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let number = digits
+        .iter()
+        .fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
     Ok(match unit {
         b'H' => Duration::from_secs(number * 3600),
         b'M' => Duration::from_secs(number * 60),
@@ -52,7 +54,10 @@ fn parse(value: &HeaderValue) -> Result<Duration, Reply> {
 }
 
 fn bad() -> Reply {
-    Reply::invalid("grpc-timeout", "expected 1 to 8 digits and one of H, M, S, m, u, n")
+    Reply::invalid(
+        "grpc-timeout",
+        "expected 1 to 8 digits and one of H, M, S, m, u, n",
+    )
 }
 
 /// The exact value in the finest unit that fits 8 digits, rounded down.
@@ -64,8 +69,10 @@ fn format(timeout: Duration) -> HeaderValue {
         (timeout.as_millis(), 'm'),
         (u128::from(timeout.as_secs()), 'S'),
     ];
-    let (number, unit) =
-        units.into_iter().find(|(number, _)| *number <= MOST).unwrap_or((MOST, 'S'));
+    let (number, unit) = units
+        .into_iter()
+        .find(|(number, _)| *number <= MOST)
+        .unwrap_or((MOST, 'S'));
     // Digits and a letter are always a header value.
     HeaderValue::try_from(format!("{number}{unit}")).unwrap_or(HeaderValue::from_static("0n"))
 }

@@ -119,7 +119,12 @@ pub(crate) fn from_grpc(response: Response<Body>, encoding: Encoding) -> Respons
     });
     head.headers.remove(CONTENT_LENGTH);
     head.headers.insert(CONTENT_TYPE, content_type);
-    let body = WebResponse { inner, encoding, trailers, done: false };
+    let body = WebResponse {
+        inner,
+        encoding,
+        trailers,
+        done: false,
+    };
     Response::from_parts(head, Body::new(Kind::WebResponse(Box::new(body))))
 }
 
@@ -164,7 +169,10 @@ impl WebRequest {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => {
                     let end = if self.partial_len > 0 {
-                        Err(bad("request body", "complete base64 groups of 4 characters"))
+                        Err(bad(
+                            "request body",
+                            "complete base64 groups of 4 characters",
+                        ))
                     } else {
                         self.frames.end()
                     };
@@ -260,7 +268,10 @@ impl Frames {
 
     fn end(&self) -> Result<(), BodyError> {
         if self.header_len > 0 || self.left > 0 {
-            return Err(bad("request body", "whole frames: flag, length, that many bytes"));
+            return Err(bad(
+                "request body",
+                "whole frames: flag, length, that many bytes",
+            ));
         }
         Ok(())
     }

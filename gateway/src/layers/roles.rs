@@ -12,7 +12,10 @@ pub(crate) fn check(access: &Access, identity: &Identity) -> Result<(), Reply> {
     let Access::Roles { any, all } = access else {
         return match access {
             Access::Public => Ok(()),
-            _ => Err(Reply::denied("no_rule", "no rule lets anybody call this method")),
+            _ => Err(Reply::denied(
+                "no_rule",
+                "no rule lets anybody call this method",
+            )),
         };
     };
     let roles = identity.roles();
@@ -22,7 +25,10 @@ pub(crate) fn check(access: &Access, identity: &Identity) -> Result<(), Reply> {
     {
         return Ok(());
     }
-    Err(Reply::denied("role_missing", "the caller's roles do not allow this method"))
+    Err(Reply::denied(
+        "role_missing",
+        "the caller's roles do not allow this method",
+    ))
 }
 
 #[cfg(test)]
@@ -35,7 +41,10 @@ mod tests {
     }
 
     fn verdict(any: &[&str], all: &[&str], roles: &[&str]) -> Result<(), &'static str> {
-        let access = Access::Roles { any: names(any), all: names(all) };
+        let access = Access::Roles {
+            any: names(any),
+            all: names(all),
+        };
         check(&access, &identity("alice", roles)).map_err(|reply| reply.label)
     }
 
@@ -55,7 +64,10 @@ mod tests {
     fn a_star_stands_for_every_caller_and_never_for_a_part_of_a_name() {
         assert_eq!(verdict(&["*"], &[], &[]), Ok(()));
         assert!(verdict(&["mem*"], &[], &["member"]).is_err());
-        assert!(verdict(&["member"], &[], &["*"]).is_err(), "a caller's own star is a plain name");
+        assert!(
+            verdict(&["member"], &[], &["*"]).is_err(),
+            "a caller's own star is a plain name"
+        );
     }
 
     #[test]
@@ -67,12 +79,18 @@ mod tests {
     #[test]
     fn without_a_rule_nobody_gets_in_not_even_admin() {
         let reply = check(&Access::NoRule, &identity("root", &["admin"])).unwrap_err();
-        assert_eq!((reply.code, reply.label), (tonic::Code::PermissionDenied, "no_rule"));
+        assert_eq!(
+            (reply.code, reply.label),
+            (tonic::Code::PermissionDenied, "no_rule")
+        );
     }
 
     #[test]
     fn a_refusal_names_no_role() {
-        let access = Access::Roles { any: names(&["secret_role"]), all: Vec::new() };
+        let access = Access::Roles {
+            any: names(&["secret_role"]),
+            all: Vec::new(),
+        };
         let reply = check(&access, &identity("alice", &["user"])).unwrap_err();
         assert!(!reply.message.contains("secret_role") && !reply.message.contains("user"));
     }

@@ -37,7 +37,10 @@ fn own_stream(size: usize, limit: Duration) -> Body {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 proptest! {
@@ -45,7 +48,10 @@ proptest! {
 
     #[test]
     fn bytes_and_trailers_arrive_as_sent_whatever_the_chunks_and_windows(
-        sizes in proptest::collection::vec(0usize..20_000, 0..24),
+        sizes in proptest::collection::vec(
+            prop_oneof![4 => 0usize..300, 2 => 1500usize..2500, 1 => 0usize..40_000],
+            0..40,
+        ),
         source_window in 1_000u32..100_000,
         sink_window in 1u32..50_000,
         with_trailers: bool,
@@ -83,20 +89,53 @@ proptest! {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn small_data_that_waits_is_merged_into_frames_of_16_kib() {
+/// The frames that come out when `total` bytes wait in chunks of `size`.
+async fn merged(size: usize, total: usize) -> Vec<usize> {
     let (mut source, mut sink) = tokio::join!(flow(STREAM_WINDOW), flow(STREAM_WINDOW));
-    for i in 0..640u32 {
-        source.send.send_data(Bytes::from(vec![i as u8; 128]), false).unwrap();
+    for _ in 0..total / size {
+        source
+            .send
+            .send_data(Bytes::from(vec![1; size]), false)
+            .unwrap();
     }
     source.send.send_data(Bytes::new(), true).unwrap();
     settle().await;
-    let (relayed, received) =
-        tokio::join!(relay(Body::h2(source.recv), &mut sink.send), receive(&mut sink.recv));
+    let (relayed, received) = tokio::join!(
+        relay(Body::h2(source.recv), &mut sink.send),
+        receive(&mut sink.recv)
+    );
     relayed.unwrap();
     let (frames, _) = received.unwrap();
-    let sizes: Vec<usize> = frames.iter().map(Bytes::len).filter(|size| *size > 0).collect();
-    assert_eq!(sizes, [MERGE_BYTES; 5]);
+    assert_eq!(frames.concat().len(), total / size * size);
+    frames
+        .iter()
+        .map(Bytes::len)
+        .filter(|size| *size > 0)
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_data_that_waits_is_merged_into_full_frames() {
+    let size = 125;
+    assert_eq!(MERGE_BYTES % size, 0);
+    assert_eq!(merged(size, 5 * MERGE_BYTES).await, [MERGE_BYTES; 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_frame_is_larger_than_the_limit_and_few_are_needed_whatever_the_chunks() {
+    for size in [128, 1000, 1029, 2047, 2049, 10_000, 16_384] {
+        let frames = merged(size, 100_000).await;
+        assert!(
+            frames.iter().all(|frame| *frame <= MERGE_BYTES),
+            "{size}: {frames:?}"
+        );
+        let most = if size < 2048 {
+            2 * 100_000_usize.div_ceil(MERGE_BYTES)
+        } else {
+            2 * 100_000 / size
+        };
+        assert!(frames.len() <= most, "{size}: {frames:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,7 +144,10 @@ async fn data_does_not_wait_for_more() {
     let body = Body::h2(source.recv);
     let relayed = tokio::spawn(async move { relay(body, &mut sink.send).await });
     for byte in 0..3u8 {
-        source.send.send_data(Bytes::from(vec![byte]), false).unwrap();
+        source
+            .send
+            .send_data(Bytes::from(vec![byte]), false)
+            .unwrap();
         assert_eq!(sink.recv.data().await.unwrap().unwrap(), [byte][..]);
     }
     source.send.send_data(Bytes::new(), true).unwrap();
@@ -131,7 +173,10 @@ async fn a_receiver_that_takes_nothing_blocks_the_sender_at_its_window() {
     settle().await;
     let blocked = sent.load(Ordering::SeqCst);
     assert!(blocked >= STREAM_WINDOW as usize, "{blocked}");
-    assert!(blocked <= (STREAM_WINDOW + SINK_WINDOW) as usize, "{blocked}");
+    assert!(
+        blocked <= (STREAM_WINDOW + SINK_WINDOW) as usize,
+        "{blocked}"
+    );
     let (frames, _) = receive(&mut sink.recv).await.unwrap();
     assert_eq!(frames.concat().len(), total);
 }
@@ -146,7 +191,10 @@ async fn a_source_that_breaks_off_is_seen_though_the_receiver_takes_nothing() {
     assert!(!relayed.is_finished());
     source.send.send_reset(Reason::CANCEL);
     let error = relayed.await.unwrap().unwrap_err();
-    assert!(matches!(error, RelayError::Source(BodyError::Gone(_))), "{error:?}");
+    assert!(
+        matches!(error, RelayError::Source(BodyError::Gone(_))),
+        "{error:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,7 +218,9 @@ async fn a_stream_without_a_window_is_given_up_at_its_stall_limit() {
     let limit = Duration::from_secs(30);
     let mut sink = flow(10).await;
     let started = tokio::time::Instant::now();
-    let error = relay(own_stream(1000, limit), &mut sink.send).await.unwrap_err();
+    let error = relay(own_stream(1000, limit), &mut sink.send)
+        .await
+        .unwrap_err();
     assert!(matches!(error, RelayError::Stalled), "{error:?}");
     assert!((limit..limit + Duration::from_secs(1)).contains(&started.elapsed()));
 }
@@ -184,7 +234,10 @@ async fn a_receiver_that_takes_a_little_now_and_then_is_not_stalled() {
     while let Some(Ok(frame)) = sink.recv.data().await {
         taken += frame.len();
         tokio::time::sleep(Duration::from_secs(20)).await;
-        sink.recv.flow_control().release_capacity(frame.len()).unwrap();
+        sink.recv
+            .flow_control()
+            .release_capacity(frame.len())
+            .unwrap();
     }
     relayed.await.unwrap().unwrap();
     assert_eq!(taken, 100);
@@ -207,7 +260,9 @@ async fn cut_answer(when: &Arc<Notify>) -> Response<Body> {
         "[[upstreams]]\nname = 'b'\nendpoints = ['http://127.0.0.1:{port}']"
     ));
     let pool = Pool::new(Arc::new(Upstream::new(&config.upstreams[0]).unwrap()));
-    call(&pool, Request::new(Body::empty()), None).await.unwrap()
+    call(&pool, Request::new(Body::empty()), None)
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -221,7 +276,10 @@ async fn the_status_of_a_cut_passes_data_that_has_no_room() {
     cut.notify_one();
     relayed.await.unwrap().unwrap();
     assert!(sink.recv.data().await.is_none());
-    assert_eq!(sink.recv.trailers().await.unwrap().unwrap()["grpc-status"], "13");
+    assert_eq!(
+        sink.recv.trailers().await.unwrap().unwrap()["grpc-status"],
+        "13"
+    );
 }
 
 #[tokio::test]
@@ -233,5 +291,8 @@ async fn a_cut_that_cannot_be_told_in_grpc_web_is_an_error_of_the_stream() {
     assert_eq!(sink.recv.data().await.unwrap().unwrap().len(), 10);
     cut.notify_one();
     let error = relayed.await.unwrap().unwrap_err();
-    assert!(matches!(error, RelayError::Source(BodyError::Cut)), "{error:?}");
+    assert!(
+        matches!(error, RelayError::Source(BodyError::Cut)),
+        "{error:?}"
+    );
 }

@@ -10,19 +10,51 @@ use crate::test_util::drain;
 
 /// Code, HTTP status, and the answer that has them.
 fn rows() -> Vec<(Code, u16, Reply)> {
-    let big = Reply::new(Code::ResourceExhausted, "too_large", "the payload is too large")
-        .status(StatusCode::PAYLOAD_TOO_LARGE);
+    let big = Reply::new(
+        Code::ResourceExhausted,
+        "too_large",
+        "the payload is too large",
+    )
+    .status(StatusCode::PAYLOAD_TOO_LARGE);
     vec![
-        (Code::Unauthenticated, 401, Reply::unauthenticated("no_token", "a token is required")),
-        (Code::PermissionDenied, 403, Reply::denied("role_missing", "not allowed")),
-        (Code::Unimplemented, 404, Reply::new(Code::Unimplemented, "unknown_method", "no such")),
-        (Code::ResourceExhausted, 429, Reply::new(Code::ResourceExhausted, "limit", "too many")
-            .retry_after(Duration::from_secs(3))),
-        (Code::Unavailable, 503, Reply::unavailable("no_endpoint", "no backend can be reached")),
+        (
+            Code::Unauthenticated,
+            401,
+            Reply::unauthenticated("no_token", "a token is required"),
+        ),
+        (
+            Code::PermissionDenied,
+            403,
+            Reply::denied("role_missing", "not allowed"),
+        ),
+        (
+            Code::Unimplemented,
+            404,
+            Reply::new(Code::Unimplemented, "unknown_method", "no such"),
+        ),
+        (
+            Code::ResourceExhausted,
+            429,
+            Reply::new(Code::ResourceExhausted, "limit", "too many")
+                .retry_after(Duration::from_secs(3)),
+        ),
+        (
+            Code::Unavailable,
+            503,
+            Reply::unavailable("no_endpoint", "no backend can be reached"),
+        ),
         (Code::DeadlineExceeded, 504, Reply::deadline()),
-        (Code::Unavailable, 503, Reply::unavailable("upstream_cut", "the backend went away")),
+        (
+            Code::Unavailable,
+            503,
+            Reply::unavailable("upstream_cut", "the backend went away"),
+        ),
         (Code::ResourceExhausted, 413, big),
-        (Code::InvalidArgument, 400, Reply::invalid("grpc-timeout", "expected digits")),
+        (
+            Code::InvalidArgument,
+            400,
+            Reply::invalid("grpc-timeout", "expected digits"),
+        ),
         (Code::Internal, 500, Reply::internal()),
     ]
 }
@@ -71,7 +103,10 @@ fn every_refusal_is_a_json_problem_in_http() {
     for (_, status, reply) in rows() {
         let response = reply.render(Dialect::Http);
         assert_eq!(response.status(), status, "{}", reply.label);
-        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
         let problem: serde_json::Value = serde_json::from_slice(&body(response)).unwrap();
         assert_eq!(problem["status"], status);
         assert_eq!(problem["reason"], reply.label);
@@ -110,19 +145,41 @@ fn a_malformed_input_is_named_with_its_place_in_each_dialect() {
     let reply = Reply::invalid("grpc-timeout", "expected digits");
     let details = details(&reply.trailers());
     let violation = &details.bad_request().unwrap().field_violations[0];
-    assert_eq!((&*violation.field, &*violation.description), ("grpc-timeout", "expected digits"));
+    assert_eq!(
+        (&*violation.field, &*violation.description),
+        ("grpc-timeout", "expected digits")
+    );
     let problem = body(reply.render(Dialect::Http));
     let problem: serde_json::Value = serde_json::from_slice(&problem).unwrap();
-    assert_eq!((&problem["place"], &problem["expected"]), (&"grpc-timeout".into(), &"expected digits".into()));
+    assert_eq!(
+        (&problem["place"], &problem["expected"]),
+        (&"grpc-timeout".into(), &"expected digits".into())
+    );
 }
 
 #[test]
 fn retry_after_is_whole_seconds_rounded_up_and_never_zero() {
-    for (millis, header) in [(0, "1"), (1, "1"), (999, "1"), (1000, "1"), (1001, "2"), (30_000, "30")] {
+    for (millis, header) in [
+        (0, "1"),
+        (1, "1"),
+        (999, "1"),
+        (1000, "1"),
+        (1001, "2"),
+        (30_000, "30"),
+    ] {
         let reply = Reply::unavailable("x", "y").retry_after(Duration::from_millis(millis));
-        assert_eq!(reply.render(Dialect::Http).headers()["retry-after"], header, "{millis} ms");
+        assert_eq!(
+            reply.render(Dialect::Http).headers()["retry-after"],
+            header,
+            "{millis} ms"
+        );
     }
-    assert!(!Reply::internal().render(Dialect::Http).headers().contains_key("retry-after"));
+    assert!(
+        !Reply::internal()
+            .render(Dialect::Http)
+            .headers()
+            .contains_key("retry-after")
+    );
 }
 
 #[test]
@@ -148,8 +205,16 @@ fn a_message_is_percent_encoded_in_grpc_and_reads_back() {
     let text = "100 % of \"ü\"\r\nforged: header";
     let trailers = Reply::denied("x", text).trailers();
     let header = trailers["grpc-message"].to_str().unwrap();
-    assert!(header.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{header}");
-    assert!(header.contains("100%20%25") || header.contains("100 %25"), "{header}");
-    let decoded = percent_encoding::percent_decode_str(header).decode_utf8().unwrap();
+    assert!(
+        header.bytes().all(|byte| (0x20..0x7f).contains(&byte)),
+        "{header}"
+    );
+    assert!(
+        header.contains("100%20%25") || header.contains("100 %25"),
+        "{header}"
+    );
+    let decoded = percent_encoding::percent_decode_str(header)
+        .decode_utf8()
+        .unwrap();
     assert_eq!(decoded, text);
 }

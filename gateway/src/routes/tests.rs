@@ -30,7 +30,10 @@ fn route(pattern: &str, more: &str) -> String {
 
 fn any(roles: &[&str]) -> Access {
     let any = roles.iter().map(|role| (*role).to_owned()).collect();
-    Access::Roles { any, all: Vec::new() }
+    Access::Roles {
+        any,
+        all: Vec::new(),
+    }
 }
 
 fn access<'t>(table: &'t RouteTable, path: &str) -> &'t Access {
@@ -67,7 +70,17 @@ fn the_most_specific_match_wins_in_any_order() {
 #[test]
 fn a_rule_covers_no_name_that_only_begins_alike() {
     let table = table(&(route("/a.b.*", "public = true") + &route("/x.S/*", "public = true")));
-    for path in ["/a.bc.S/M", "/a.b/M", "/ab.S/M", "/x.SS/M", "/x.S", "/y.x.S/M", "/", "", "a.b.S/M"] {
+    for path in [
+        "/a.bc.S/M",
+        "/a.b/M",
+        "/ab.S/M",
+        "/x.SS/M",
+        "/x.S",
+        "/y.x.S/M",
+        "/",
+        "",
+        "a.b.S/M",
+    ] {
         assert!(table.find(path).is_none(), "{path}");
     }
 }
@@ -82,13 +95,19 @@ fn what_no_route_covers_goes_nowhere_and_lets_nobody_in() {
 
 #[test]
 fn a_routed_method_without_a_rule_lets_nobody_in() {
-    assert_eq!(*access(&table(&route("/x.S/*", "")), "/x.S/M"), Access::NoRule);
+    assert_eq!(
+        *access(&table(&route("/x.S/*", "")), "/x.S/M"),
+        Access::NoRule
+    );
 }
 
 #[test]
 fn the_gateways_own_services_need_no_route() {
     let table = table("");
-    assert_eq!(*access(&table, "/grpc.health.v1.Health/Check"), Access::Public);
+    assert_eq!(
+        *access(&table, "/grpc.health.v1.Health/Check"),
+        Access::Public
+    );
     for path in [
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         "/intellirouter.events.v1.EventService/Publish",
@@ -104,22 +123,37 @@ fn the_config_can_narrow_the_gateways_own_services() {
         "[[routes]]\nmatch = '/grpc.health.v1.Health/*'\nupstream = 'gateway'\nroles = ['ops']\n",
     );
     let route = table.find("/grpc.health.v1.Health/Check").unwrap();
-    assert_eq!((&route.access, route.target), (&any(&["ops"]), Target::Local));
+    assert_eq!(
+        (&route.access, route.target),
+        (&any(&["ops"]), Target::Local)
+    );
 }
 
 #[test]
 fn options_of_a_method_and_of_its_service_hold_where_the_config_is_silent() {
     let table = table(&route("/intellirouter.*", ""));
     // A policy of its own replaces the service's as a whole.
-    assert_eq!(*access(&table, &format!("{MEMORY}/CreateConversation")), any(&["operator", "service"]));
-    assert_eq!(*access(&table, &format!("{MEMORY}/GetHistory")), any(&["user", "service"]));
+    assert_eq!(
+        *access(&table, &format!("{MEMORY}/CreateConversation")),
+        any(&["operator", "service"])
+    );
+    assert_eq!(
+        *access(&table, &format!("{MEMORY}/GetHistory")),
+        any(&["user", "service"])
+    );
     // A method that the descriptor set does not know has no options.
-    assert_eq!(*access(&table, &format!("{MEMORY}/Unheard")), Access::NoRule);
+    assert_eq!(
+        *access(&table, &format!("{MEMORY}/Unheard")),
+        Access::NoRule
+    );
 }
 
 #[test]
 fn the_config_overrides_the_options() {
-    let table = table(&route("/intellirouter.*", "roles = ['boss']\ntimeout = '7s'"));
+    let table = table(&route(
+        "/intellirouter.*",
+        "roles = ['boss']\ntimeout = '7s'",
+    ));
     let route = table.find(&format!("{CHAIN}/ExecuteChain")).unwrap();
     assert_eq!(route.access, any(&["boss"]));
     assert_eq!(route.timeout, Some(Duration::from_secs(7)));
@@ -128,18 +162,31 @@ fn the_config_overrides_the_options() {
 #[test]
 fn timeouts_come_from_the_config_else_from_the_method_else_from_the_service() {
     let table = table(
-        &(route("/intellirouter.*", "roles = ['*']") + &route("/x.*", "")
+        &(route("/intellirouter.*", "roles = ['*']")
+            + &route("/x.*", "")
             + &route(&format!("{CHAIN}/GetChainStatus"), "timeout = '1500ms'")),
     );
     let timeout = |path: &str| table.find(path).unwrap().timeout;
-    assert_eq!(timeout(&format!("{CHAIN}/GetChainStatus")), Some(Duration::from_millis(1500)));
-    assert_eq!(timeout(&format!("{CHAIN}/ExecuteChain")), Some(Duration::from_secs(300)));
-    assert_eq!(timeout(&format!("{CHAIN}/CancelChainExecution")), Some(Duration::from_secs(30)));
+    assert_eq!(
+        timeout(&format!("{CHAIN}/GetChainStatus")),
+        Some(Duration::from_millis(1500))
+    );
+    assert_eq!(
+        timeout(&format!("{CHAIN}/ExecuteChain")),
+        Some(Duration::from_secs(300))
+    );
+    assert_eq!(
+        timeout(&format!("{CHAIN}/CancelChainExecution")),
+        Some(Duration::from_secs(30))
+    );
     assert_eq!(timeout("/x.S/M"), None);
     // A stream that shall not end has a policy of its own without a limit.
     let events = "/intellirouter.events.v1.EventService";
     assert_eq!(timeout(&format!("{events}/Subscribe")), None);
-    assert_eq!(timeout(&format!("{events}/Publish")), Some(Duration::from_secs(30)));
+    assert_eq!(
+        timeout(&format!("{events}/Publish")),
+        Some(Duration::from_secs(30))
+    );
 }
 
 #[test]
@@ -150,9 +197,15 @@ fn a_method_keeps_the_target_and_the_forwarding_of_the_route_that_covers_it() {
         );
     let table = table(&rules);
     let memory = table.find(&format!("{MEMORY}/GetHistory")).unwrap();
-    assert_eq!((memory.target, memory.forward_authorization), (Target::Upstream(1), true));
+    assert_eq!(
+        (memory.target, memory.forward_authorization),
+        (Target::Upstream(1), true)
+    );
     let chain = table.find(&format!("{CHAIN}/ExecuteChain")).unwrap();
-    assert_eq!((chain.target, chain.forward_authorization), (Target::Upstream(0), false));
+    assert_eq!(
+        (chain.target, chain.forward_authorization),
+        (Target::Upstream(0), false)
+    );
 }
 
 /// `p.S` with methods that have no options at all.
@@ -167,7 +220,10 @@ fn bare(methods: &[&str]) -> DescriptorPool {
         name: Some("p.proto".into()),
         package: Some("p".into()),
         syntax: Some("proto3".into()),
-        message_type: vec![DescriptorProto { name: Some("E".into()), ..Default::default() }],
+        message_type: vec![DescriptorProto {
+            name: Some("E".into()),
+            ..Default::default()
+        }],
         service: vec![ServiceDescriptorProto {
             name: Some("S".into()),
             method: methods.iter().map(method).collect(),
@@ -183,10 +239,21 @@ fn bare(methods: &[&str]) -> DescriptorPool {
 fn uncovered_names_each_routed_method_that_no_rule_covers_and_no_other() {
     let descriptors = bare(&["A", "B"]);
     let rules = route("/p.*", "") + &route("/p.S/A", "roles = ['r']");
-    assert_eq!(table_of(&rules, &descriptors).uncovered(&descriptors), ["/p.S/B"]);
+    assert_eq!(
+        table_of(&rules, &descriptors).uncovered(&descriptors),
+        ["/p.S/B"]
+    );
     // What is not routed needs no rule; what has options is covered by them.
-    assert!(table_of("", &descriptors).uncovered(&descriptors).is_empty());
-    assert!(table(&route("/intellirouter.*", "")).uncovered(&built_in()).is_empty());
+    assert!(
+        table_of("", &descriptors)
+            .uncovered(&descriptors)
+            .is_empty()
+    );
+    assert!(
+        table(&route("/intellirouter.*", ""))
+            .uncovered(&built_in())
+            .is_empty()
+    );
 }
 
 #[test]
@@ -194,7 +261,10 @@ fn a_long_or_deep_path_is_given_up_and_costs_no_more_than_its_bounds() {
     let deep = |dots: usize| format!("/a.{}S/M", "b.".repeat(dots));
     let table = table(&route("/a.*", "public = true"));
     assert!(table.find(&deep(MAX_DEPTH - 3)).is_some());
-    assert!(table.find(&deep(MAX_DEPTH + 1)).is_none(), "more packages than are looked up");
+    assert!(
+        table.find(&deep(MAX_DEPTH + 1)).is_none(),
+        "more packages than are looked up"
+    );
     let long = format!("/a.{}/M", "S".repeat(MAX_PATH));
     assert!(table.find(&long).is_none());
     // As long as a request may be. An unbounded walk would hash 256 MiB for each.

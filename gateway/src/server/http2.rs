@@ -45,12 +45,11 @@ where
         .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.header_bytes)
         .handshake::<_, Bytes>(io);
-    let mut connection =
-        match tokio::time::timeout(limits.handshake_timeout, handshake).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(_)) => return Some("bad_preface"),
-            Err(_) => return Some("handshake_timeout"),
-        };
+    let mut connection = match tokio::time::timeout(limits.handshake_timeout, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(_)) => return Some("bad_preface"),
+        Err(_) => return Some("handshake_timeout"),
+    };
     let mut draining = pin!(worker.gateway.drain.cancelled().fuse());
     loop {
         let accepted = std::future::poll_fn(|cx| match connection.poll_accept(cx) {
@@ -119,7 +118,11 @@ async fn stream(
         Ok(Err(RelayError::Source(BodyError::Cut))) => send.send_reset(Reason::CANCEL),
         Ok(Err(RelayError::Source(error))) => {
             tracing::debug!(%error, "response broken off");
-            break_off(&mut send, is_grpc, &Reply::unavailable("upstream_cut", "the answer broke off"));
+            break_off(
+                &mut send,
+                is_grpc,
+                &Reply::unavailable("upstream_cut", "the answer broke off"),
+            );
         }
         Err(_) => break_off(&mut send, is_grpc, &Reply::internal()),
     }

@@ -69,7 +69,10 @@ impl Upstream {
         let tls = config.tls.as_ref();
         let connector = tls
             .map(|tls| {
-                let client = tls.client.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+                let client = tls
+                    .client
+                    .as_ref()
+                    .map(|(cert, key)| (cert.as_path(), key.as_path()));
                 intellirouter::security::client_config(Some(&tls.ca_file), client, &[b"h2"])
             })
             .transpose()?
@@ -80,7 +83,11 @@ impl Upstream {
             .iter()
             .map(|endpoint| Endpoint::new(endpoint, connector.as_ref(), name))
             .collect::<Result<_, _>>()?;
-        Ok(Self { name: config.name.clone(), endpoints, connect_timeout: config.connect_timeout })
+        Ok(Self {
+            name: config.name.clone(),
+            endpoints,
+            connect_timeout: config.connect_timeout,
+        })
     }
 }
 
@@ -93,18 +100,29 @@ impl Endpoint {
         let name = server_name.unwrap_or(&config.host);
         let tls = match connector.filter(|_| config.tls) {
             Some(connector) => {
-                let server_name = ServerName::try_from(name.to_owned())
-                    .map_err(|_| UpstreamError::ServerName { name: name.to_owned() })?;
+                let server_name = ServerName::try_from(name.to_owned()).map_err(|_| {
+                    UpstreamError::ServerName {
+                        name: name.to_owned(),
+                    }
+                })?;
                 Some((connector.clone(), server_name))
             }
             None => None,
         };
-        let bracketed = if name.contains(':') { format!("[{name}]") } else { name.to_owned() };
+        let bracketed = if name.contains(':') {
+            format!("[{name}]")
+        } else {
+            name.to_owned()
+        };
         let authority = format!("{bracketed}:{}", config.port);
         Ok(Self {
             host: config.host.clone(),
             port: config.port,
-            scheme: if config.tls { Scheme::HTTPS } else { Scheme::HTTP },
+            scheme: if config.tls {
+                Scheme::HTTPS
+            } else {
+                Scheme::HTTP
+            },
             authority: Authority::try_from(authority.as_str())
                 .map_err(|_| UpstreamError::Authority { name: authority })?,
             tls,
@@ -116,22 +134,38 @@ impl Endpoint {
     }
 
     /// A connection that is ready for calls, driven by a task of its own.
-    pub(crate) async fn connect(&self, timeout: Duration) -> Result<SendRequest<Bytes>, UpstreamError> {
+    pub(crate) async fn connect(
+        &self,
+        timeout: Duration,
+    ) -> Result<SendRequest<Bytes>, UpstreamError> {
         tokio::time::timeout(timeout, self.open())
             .await
-            .map_err(|_| UpstreamError::TimedOut { endpoint: self.name(), timeout })?
+            .map_err(|_| UpstreamError::TimedOut {
+                endpoint: self.name(),
+                timeout,
+            })?
     }
 
     async fn open(&self) -> Result<SendRequest<Bytes>, UpstreamError> {
-        let failed = |source| UpstreamError::Connect { endpoint: self.name(), source };
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
+        let failed = |source| UpstreamError::Connect {
+            endpoint: self.name(),
+            source,
+        };
+        let tcp = TcpStream::connect((self.host.as_str(), self.port))
+            .await
+            .map_err(failed)?;
         tune(&tcp).map_err(failed)?;
         match &self.tls {
             None => self.handshake(tcp).await,
             Some((connector, name)) => {
-                let tls = connector.connect(name.clone(), Batched::new(tcp)).await.map_err(failed)?;
+                let tls = connector
+                    .connect(name.clone(), Batched::new(tcp))
+                    .await
+                    .map_err(failed)?;
                 if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
-                    return Err(UpstreamError::NotHttp2 { endpoint: self.name() });
+                    return Err(UpstreamError::NotHttp2 {
+                        endpoint: self.name(),
+                    });
                 }
                 self.handshake(tls).await
             }
@@ -150,7 +184,10 @@ impl Endpoint {
             .enable_push(false)
             .handshake(Turns::new(io))
             .await
-            .map_err(|source| UpstreamError::Http2 { endpoint: self.name(), source })?;
+            .map_err(|source| UpstreamError::Http2 {
+                endpoint: self.name(),
+                source,
+            })?;
         let endpoint = self.name();
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{ResponseFuture, SendRequest};
 use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Request, Uri, Version};
@@ -90,7 +90,11 @@ impl Lease {
 impl Pool {
     pub(crate) fn new(upstream: Arc<Upstream>) -> Self {
         let slots = upstream.endpoints.iter().map(|_| Slot::default()).collect();
-        Self { upstream, slots, next: AtomicUsize::new(0) }
+        Self {
+            upstream,
+            slots,
+            next: AtomicUsize::new(0),
+        }
     }
 
     /// A place for one call, on a connection that lives.
@@ -100,7 +104,11 @@ impl Pool {
         if !self.slots[endpoint].backs_off()
             && let Some(connection) = self.slots[endpoint].take()
         {
-            return Ok(Lease { connection, upstream: self.upstream.clone(), endpoint });
+            return Ok(Lease {
+                connection,
+                upstream: self.upstream.clone(),
+                endpoint,
+            });
         }
         // Boxed, so that a call that needs no connection does not carry the
         // state of making one.
@@ -127,7 +135,11 @@ impl Pool {
 
     async fn lease_from(&self, endpoint: usize) -> Result<Lease, Reply> {
         let slot = &self.slots[endpoint];
-        let make = |connection| Lease { connection, upstream: self.upstream.clone(), endpoint };
+        let make = |connection| Lease {
+            connection,
+            upstream: self.upstream.clone(),
+            endpoint,
+        };
         if let Some(connection) = slot.take() {
             return Ok(make(connection));
         }
@@ -144,12 +156,16 @@ impl Pool {
             // The attempt that this call waited for has failed.
             return Err(unreachable());
         }
-        let connected =
-            self.upstream.endpoints[endpoint].connect(self.upstream.connect_timeout).await;
+        let connected = self.upstream.endpoints[endpoint]
+            .connect(self.upstream.connect_timeout)
+            .await;
         match connected {
             Ok(send) => {
                 *slot.failed() = None;
-                let connection = Connection { send, in_flight: Arc::new(AtomicUsize::new(1)) };
+                let connection = Connection {
+                    send,
+                    in_flight: Arc::new(AtomicUsize::new(1)),
+                };
                 slot.lock().push(connection.clone());
                 Ok(make(connection))
             }
@@ -175,7 +191,10 @@ impl Slot {
                 connections.swap_remove(index);
                 continue;
             }
-            let most = connection.send.current_max_send_streams().min(CALLS as usize);
+            let most = connection
+                .send
+                .current_max_send_streams()
+                .min(CALLS as usize);
             if connection.in_flight.load(Ordering::Relaxed) < most {
                 connection.in_flight.fetch_add(1, Ordering::Relaxed);
                 return Some(connection.clone());
@@ -186,11 +205,15 @@ impl Slot {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failed(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.failed_at.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failed_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn backs_off(&self) -> bool {

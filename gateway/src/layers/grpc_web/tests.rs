@@ -30,7 +30,9 @@ fn chunks(bytes: &[u8], cuts: &[usize]) -> Vec<Frame<Bytes>> {
 /// A request body after translation: its bytes, or the refusal.
 fn translate(encoding: Encoding, frames: Vec<Frame<Bytes>>) -> Result<Vec<u8>, Box<Reply>> {
     let mut request = to_grpc(Request::new(body(frames)), encoding);
-    let done = Pin::new(&mut Box::pin(drain(request.body_mut()))).as_mut().poll_now();
+    let done = Pin::new(&mut Box::pin(drain(request.body_mut())))
+        .as_mut()
+        .poll_now();
     match done {
         (bytes, _, None) => Ok(bytes),
         (_, _, Some(BodyError::Refused(reply))) => Err(reply),
@@ -66,7 +68,10 @@ fn message(payload: &[u8]) -> Vec<u8> {
 fn answered(response: Response<Body>, encoding: Encoding) -> (HeaderMap, Vec<u8>) {
     let (head, mut body) = from_grpc(response, encoding).into_parts();
     let (bytes, trailers, error) = Box::pin(drain(&mut body)).poll_now();
-    assert!(trailers.is_none() && error.is_none(), "a browser sees no trailers");
+    assert!(
+        trailers.is_none() && error.is_none(),
+        "a browser sees no trailers"
+    );
     (head.headers, bytes)
 }
 
@@ -76,7 +81,10 @@ fn content_types_name_encoding_and_message_format() {
     for (value, expected) in [
         ("application/grpc-web", Some((Binary, "proto"))),
         ("application/grpc-web+proto", Some((Binary, "proto"))),
-        ("application/grpc-web+json; charset=utf-8", Some((Binary, "json"))),
+        (
+            "application/grpc-web+json; charset=utf-8",
+            Some((Binary, "json")),
+        ),
         ("application/grpc-web-text", Some((Text, "proto"))),
         ("application/grpc-web-text+thrift", Some((Text, "thrift"))),
         ("application/grpc-web-text ;q=1", Some((Text, "proto"))),
@@ -101,7 +109,9 @@ fn the_backend_gets_a_grpc_request_in_the_same_message_format() {
         ("te", "gzip"),
         ("x-mine", "stays"),
     ] {
-        request.headers_mut().insert(name, HeaderValue::from_static(value));
+        request
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
     }
     let headers = to_grpc(request, Encoding::Text).into_parts().0.headers;
     assert_eq!(headers["content-type"], "application/grpc+json");
@@ -112,11 +122,22 @@ fn the_backend_gets_a_grpc_request_in_the_same_message_format() {
 
 #[test]
 fn bad_base64_is_an_invalid_argument_that_names_the_place() {
-    for bad in ["AAA*", "AA=A", "====", "AAAAA", "AAAA\nAAA", "AAAA=", "AA-_"] {
+    for bad in [
+        "AAA*",
+        "AA=A",
+        "====",
+        "AAAAA",
+        "AAAA\nAAA",
+        "AAAA=",
+        "AA-_",
+    ] {
         let reply = refusal(Encoding::Text, bad.as_bytes());
         assert_eq!(reply.code, Code::InvalidArgument, "{bad}");
         assert_eq!(reply.label, "bad_grpc_web");
-        assert!(reply.message.starts_with("request body") && reply.message.contains("base64"), "{bad}");
+        assert!(
+            reply.message.starts_with("request body") && reply.message.contains("base64"),
+            "{bad}"
+        );
     }
 }
 
@@ -127,7 +148,11 @@ fn an_unknown_frame_flag_is_an_invalid_argument_that_names_the_flag() {
         bytes.extend_from_slice(&[flag, 0, 0, 0, 0]);
         let reply = refusal(Encoding::Binary, &bytes);
         assert_eq!(reply.code, Code::InvalidArgument);
-        assert!(reply.message.starts_with("request frame flag"), "{}", reply.message);
+        assert!(
+            reply.message.starts_with("request frame flag"),
+            "{}",
+            reply.message
+        );
     }
 }
 
@@ -158,23 +183,35 @@ fn a_trailer_frame_is_flag_length_and_header_lines() {
     let mut expected = vec![0x80, 0, 0, 0, block.len() as u8];
     expected.extend_from_slice(block);
     assert_eq!(trailer_frame(&trailers, Encoding::Binary), expected);
-    assert_eq!(trailer_frame(&trailers, Encoding::Text), STANDARD.encode(expected));
+    assert_eq!(
+        trailer_frame(&trailers, Encoding::Text),
+        STANDARD.encode(expected)
+    );
 }
 
 #[test]
 fn custom_and_binary_trailers_reach_the_browser_behind_the_messages() {
     let mut trailers = crate::test_util::status("5");
-    trailers.insert("grpc-message", HeaderValue::from_static("no%20such%20thing"));
+    trailers.insert(
+        "grpc-message",
+        HeaderValue::from_static("no%20such%20thing"),
+    );
     trailers.insert("x-cost", HeaderValue::from_static("12"));
     trailers.insert("trace-bin", HeaderValue::from_static("AP/+"));
     let frame = trailer_frame(&trailers, Encoding::Binary);
     let sent = message(b"one");
-    let frames = vec![Frame::data(Bytes::from(sent.clone())), Frame::trailers(trailers)];
+    let frames = vec![
+        Frame::data(Bytes::from(sent.clone())),
+        Frame::trailers(trailers),
+    ];
     let (headers, bytes) = answered(Response::new(body(frames)), Encoding::Binary);
     assert_eq!(headers["content-type"], "application/grpc-web+proto");
     assert_eq!(bytes, [&sent[..], &frame[..]].concat());
     let text = String::from_utf8_lossy(&frame);
-    assert!(text.contains("trace-bin: AP/+\r\n") && text.contains("x-cost: 12\r\n"), "{text}");
+    assert!(
+        text.contains("trace-bin: AP/+\r\n") && text.contains("x-cost: 12\r\n"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -188,10 +225,15 @@ fn a_trailers_only_answer_is_exactly_one_trailer_frame() {
             ("x-custom", "kept"),
             ("date", "Thu, 01 Jan 1970 00:00:00 GMT"),
         ] {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response
+                .headers_mut()
+                .insert(name, HeaderValue::from_static(value));
         }
         let (headers, bytes) = answered(response, encoding);
-        assert_eq!(headers.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["content-type"]);
+        assert_eq!(
+            headers.keys().map(|name| name.as_str()).collect::<Vec<_>>(),
+            ["content-type"]
+        );
         let frame = match encoding {
             Encoding::Binary => bytes,
             Encoding::Text => STANDARD.decode(bytes).unwrap(),
@@ -204,7 +246,10 @@ fn a_trailers_only_answer_is_exactly_one_trailer_frame() {
 
 #[test]
 fn an_answer_without_any_status_gets_no_made_up_one() {
-    let (_, bytes) = answered(Response::new(body(chunks(&message(b"x"), &[]))), Encoding::Binary);
+    let (_, bytes) = answered(
+        Response::new(body(chunks(&message(b"x"), &[]))),
+        Encoding::Binary,
+    );
     assert_eq!(bytes, message(b"x"));
 }
 
