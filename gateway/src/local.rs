@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
+use http_body_util::BodyExt as _;
 use intellirouter_proto::intellirouter::events::v1::event_service_server::EventServiceServer;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body as TonicBody;
 use tower::util::BoxCloneSyncService;
 use tower::{Service as _, ServiceExt as _};
 
-use crate::body::{Body, Kind};
+use crate::body::{Body, BodyError, Kind};
 use crate::config::Config;
 use crate::events::{EventApi, EventPlane};
 use crate::gateway::StartError;
@@ -94,7 +95,7 @@ impl LocalServices {
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
         }
-        let request = request.map(TonicBody::new);
+        let request = request.map(|body| TonicBody::new(body.map_err(status)));
         let answer = async {
             let ready = match service.ready().await {
                 Ok(ready) => ready,
@@ -111,5 +112,13 @@ impl LocalServices {
                 .await
                 .map_err(|_| Reply::deadline()),
         }
+    }
+}
+
+/// A request that breaks a rule keeps its own refusal on its way through tonic.
+fn status(error: BodyError) -> tonic::Status {
+    match error {
+        BodyError::Refused(reply) => reply.grpc(),
+        other => tonic::Status::from_error(Box::new(other)),
     }
 }

@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::FutureExt as _;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version};
 use intellirouter::security::IDENTITY_HEADER;
 
 use crate::body::Body;
@@ -182,17 +182,28 @@ fn strip(headers: &mut HeaderMap, forward_authorization: bool) {
     }
     headers.remove(IDENTITY_HEADER);
     if headers.contains_key(http::header::HOST) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|names| names.to_str().ok())
+            .flat_map(|names| names.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        // Not `te`: a gRPC client that names a host must keep it, and the
+        // translation from gRPC-Web sets its own.
         for name in [
             "host",
             "connection",
             "keep-alive",
+            "proxy-connection",
             "transfer-encoding",
             "upgrade",
         ] {
             headers.remove(name);
         }
-        headers.remove("proxy-connection");
-        headers.remove("te");
     }
 }
 
@@ -299,3 +310,6 @@ fn is_grpc(content_type: &str) -> bool {
         .strip_prefix("application/grpc")
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
 }
+
+#[cfg(test)]
+mod tests;

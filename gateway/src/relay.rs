@@ -21,8 +21,8 @@ use http::HeaderMap;
 
 use crate::body::{Body, BodyError};
 
-/// The largest frame that is sent, in bytes: with its header of 9 it fills one
-/// TLS record, where one byte more would cost a second record.
+/// The largest frame that merging makes, in bytes: with its header of 9 it
+/// fills one TLS record, where one byte more would cost a second record.
 pub(crate) const MERGE_BYTES: usize = 16 * 1024 - 9;
 
 /// The largest chunk that is copied to be merged with others, in bytes.
@@ -91,7 +91,7 @@ impl Relay {
                 Poll::Pending => return Ok(Poll::Pending),
             }
         }
-        let most = sink.capacity().min(self.queued.len()).min(MERGE_BYTES);
+        let most = sink.capacity().min(self.queued.len());
         let part = self.queued.split_to(most);
         let sent = part.len();
         self.advance();
@@ -150,7 +150,7 @@ impl Relay {
     ) -> Result<Poll<()>, RelayError> {
         let mut found = Poll::Pending;
         let merging = limit == MERGE_BYTES;
-        while self.queued.len() + self.backlog.len() < limit {
+        while self.held() < limit {
             if merging && !self.next.is_empty() {
                 break;
             }
@@ -181,7 +181,7 @@ impl Relay {
     fn merge(&mut self, bytes: Bytes, merging: bool) {
         if self.queued.is_empty() && self.next.is_empty() && self.backlog.is_empty() {
             self.queued = bytes;
-        } else if merging && bytes.len() > SMALL {
+        } else if merging && (bytes.len() > SMALL || self.held() + bytes.len() > MERGE_BYTES) {
             self.advance();
             self.next = bytes;
         } else {
@@ -192,6 +192,10 @@ impl Relay {
             }
             self.backlog.extend_from_slice(&bytes);
         }
+    }
+
+    fn held(&self) -> usize {
+        self.queued.len() + self.next.len() + self.backlog.len()
     }
 
     /// Moves up what comes next when nothing is queued.

@@ -8,7 +8,8 @@
 //! whatever CORS exposes. Holds no more than the bytes of one frame in flight
 //! and 3 undecoded base64 characters.
 //!
-//! A request with a bad frame fails with INVALID_ARGUMENT and the offset.
+//! A request with a bad frame fails with INVALID_ARGUMENT and the part that is
+//! wrong.
 
 use std::task::{Context, Poll, ready};
 

@@ -142,3 +142,20 @@ fn is_grpc(response: &Response<Body>) -> bool {
         value.starts_with(b"application/grpc") && !value.starts_with(b"application/grpc-web")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each call allocates this and moves it once or twice; connecting to a
+    /// backend and the gateway's own services must stay boxed.
+    #[test]
+    fn a_call_is_a_small_future() {
+        let size = size_of_future(stream);
+        assert!(size <= 3 * 1024, "{size} bytes");
+    }
+}

@@ -239,11 +239,10 @@ async fn a_connection_that_is_lost_in_mid_stream_is_unavailable() {
 
 #[tokio::test]
 async fn a_backend_that_is_not_there_is_unavailable_and_another_is_used() {
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
-        .await
-        .unwrap();
-    let nobody = format!("'http://{}'", listener.local_addr().unwrap());
-    drop(listener);
+    // Bound and not listening, so that nobody else can take the port.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let nobody = format!("'http://{}'", socket.local_addr().unwrap());
     let reply = refused(&pool_at(&nobody)).await;
     assert_eq!(
         (reply.code, reply.label),
