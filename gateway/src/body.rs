@@ -21,6 +21,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::events::EventBody;
 use crate::layers::grpc_web::{WebRequest, WebResponse};
@@ -61,17 +62,37 @@ pub(crate) enum Kind {
     Local(tonic::body::Body),
 }
 
+impl Life {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Reply> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Reply::deadline());
+        }
+        if let Some(drain) = &mut self.drain
+            && drain.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Reply::unavailable("draining", "the gateway is stopping"));
+        }
+        Poll::Pending
+    }
+}
+
 /// A request or response body on its way through the gateway.
 pub(crate) struct Body {
     kind: Kind,
     record: Option<Box<CallRecord>>,
-    stall: Option<Box<Stall>>,
+    life: Option<Box<Life>>,
 }
 
-/// How long a receiver may take nothing.
-struct Stall {
-    limit: Duration,
-    since: Option<Pin<Box<Sleep>>>,
+/// When a stream of the gateway's own services ends though it goes on.
+#[derive(Default)]
+struct Life {
+    /// How long a receiver may take nothing.
+    stall_limit: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Body {
@@ -79,7 +100,7 @@ impl Body {
         Self {
             kind,
             record: None,
-            stall: None,
+            life: None,
         }
     }
 
@@ -112,7 +133,21 @@ impl Body {
 
     /// Gives this body up when its receiver takes nothing for `limit`.
     pub(crate) fn with_stall_limit(mut self, limit: Duration) -> Self {
-        self.stall = Some(Box::new(Stall { limit, since: None }));
+        self.life.get_or_insert_default().stall_limit = limit;
+        self
+    }
+
+    /// Ends this body, which is gRPC, with DEADLINE_EXCEEDED after `timeout`.
+    pub(crate) fn with_timeout(mut self, timeout: Duration) -> Self {
+        let sleep = Box::pin(tokio::time::sleep(timeout));
+        self.life.get_or_insert_default().deadline = Some(sleep);
+        self
+    }
+
+    /// Ends this body, which is gRPC, with UNAVAILABLE when the gateway drains.
+    pub(crate) fn until(mut self, drain: CancellationToken) -> Self {
+        let drained = Box::pin(drain.cancelled_owned());
+        self.life.get_or_insert_default().drain = Some(drained);
         self
     }
 
@@ -120,8 +155,8 @@ impl Body {
     /// Called by the consumer once the data went on.
     pub(crate) fn release(&mut self, bytes: usize) {
         // A receiver that takes a little is slow, not stalled.
-        if let Some(stall) = &mut self.stall {
-            stall.since = None;
+        if let Some(life) = &mut self.life {
+            life.stalled = None;
         }
         match &mut self.kind {
             Kind::H2(H2Request(Some(recv))) => recv.release(bytes),
@@ -153,14 +188,17 @@ impl Body {
 
     /// Called while the receiver takes nothing; ready at the stall limit.
     pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(stall) = &mut self.stall else {
+        if let Kind::WebResponse(body) = &mut self.kind {
+            return body.inner.poll_stalled(cx);
+        }
+        let Some(life) = &mut self.life else {
             return Poll::Pending;
         };
-        let limit = stall.limit;
-        let since = stall
-            .since
+        let limit = life.stall_limit;
+        let stalled = life
+            .stalled
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        ready!(since.as_mut().poll(cx));
+        ready!(stalled.as_mut().poll(cx));
         if let Kind::Events(body) = &mut self.kind {
             body.close("slow");
         }
@@ -171,8 +209,17 @@ impl Body {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(stall) = &mut self.stall {
-            stall.since = None;
+        if let Some(life) = &mut self.life {
+            life.stalled = None;
+            if let Poll::Ready(reply) = life.poll_end(cx) {
+                self.life = None;
+                self.kind = Kind::Empty;
+                if let Some(record) = &mut self.record {
+                    record.refused(&reply);
+                    record.ended();
+                }
+                return Poll::Ready(Some(Ok(Frame::trailers(reply.trailers()))));
+            }
         }
         let polled = match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
@@ -182,7 +229,11 @@ impl Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Kind::H2(H2Request(recv)) => match recv {
-                Some(recv) => recv.poll_next(cx),
+                // gRPC has no request trailers; what stands there was judged by
+                // nobody and goes nowhere.
+                Some(recv) => recv
+                    .poll_next(cx)
+                    .map(|frame| frame.filter(|frame| !is_trailers(frame))),
                 None => Poll::Ready(None),
             },
             Kind::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
@@ -242,6 +293,10 @@ impl http_body::Body for Body {
             _ => SizeHint::default(),
         }
     }
+}
+
+fn is_trailers(frame: &Result<Frame<Bytes>, BodyError>) -> bool {
+    frame.as_ref().is_ok_and(Frame::is_trailers)
 }
 
 /// The receiving half of an HTTP/2 stream, with the credit it still owes.

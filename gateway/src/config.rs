@@ -66,6 +66,8 @@ pub(crate) struct LimitsConfig {
     pub(crate) header_bytes: u32,
     /// TLS handshake, and the headers of an HTTP/1.1 request.
     pub(crate) handshake_timeout: Duration,
+    /// How long a connection may have no call.
+    pub(crate) idle_timeout: Duration,
     /// How long a connection may take no byte that waits for it.
     pub(crate) stall_timeout: Duration,
     /// How long calls may go on after the signal to stop.

@@ -18,6 +18,7 @@ use std::time::Duration;
 use ::http::{Request, Response};
 use intellirouter::IpcError;
 use intellirouter::events::{EventLog, LogSettings, PublishError, SubscribeError};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -37,7 +38,12 @@ pub(crate) struct EventPlane {
     config: EventsConfig,
     telemetry: Arc<Telemetry>,
     drain: CancellationToken,
+    /// Places for payloads that arrive by POST.
+    publishing: Semaphore,
 }
+
+/// Payloads that arrive by POST at the same time; more are refused.
+const PUBLISHING: usize = 64;
 
 impl EventPlane {
     pub(crate) async fn open(
@@ -59,6 +65,7 @@ impl EventPlane {
             config: config.clone(),
             telemetry,
             drain,
+            publishing: Semaphore::new(PUBLISHING),
         }))
     }
 

@@ -21,7 +21,7 @@ use crate::layers::authenticate::{Authenticate, Signing};
 use crate::layers::cors::Cors;
 use crate::local::LocalServices;
 use crate::reply::Reply;
-use crate::routes::RouteTable;
+use crate::routes::{Access, Route, RouteTable};
 use crate::telemetry::Telemetry;
 use crate::upstream::{Pool, Upstream, UpstreamError};
 
@@ -107,7 +107,17 @@ impl Gateway {
     }
 
     /// Counts calls and streams until their last byte, not their headers only.
-    pub(crate) fn check_open_calls(&self) -> Result<(), Reply> {
+    /// Calls without a token have a tenth of the places: whoever needs none to
+    /// fill them must not lock out those who have one.
+    pub(crate) fn check_open_calls(&self, route: &Route) -> Result<(), Reply> {
+        let most = self.config.limits.open_calls;
+        let public = self.telemetry.public_calls.load(Ordering::Relaxed);
+        if route.access == Access::Public && public > (most / 10).max(1) {
+            return Err(Reply::unavailable(
+                "too_many_public_calls",
+                "too many calls without a token",
+            ));
+        }
         if self.telemetry.open_calls.load(Ordering::Relaxed) > self.config.limits.open_calls {
             return Err(Reply::unavailable("too_many_calls", "the gateway is full"));
         }
@@ -131,7 +141,7 @@ impl Gateway {
 pub(crate) struct Worker {
     pub(crate) gateway: Arc<Gateway>,
     /// By upstream index.
-    pub(crate) pools: Vec<Pool>,
+    pub(crate) pools: Vec<Arc<Pool>>,
 }
 
 impl Worker {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use intellirouter_proto::intellirouter::events::v1::event_service_server::EventServiceServer;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body as TonicBody;
 use tower::util::BoxCloneSyncService;
@@ -28,7 +29,15 @@ pub(crate) struct LocalServices {
     health: Inner,
     reflection: Inner,
     events: Inner,
+    /// Places for payloads that arrive.
+    publishing: Semaphore,
+    drain: CancellationToken,
 }
+
+/// What a health or reflection request may have, in bytes.
+const SMALL_REQUEST: usize = 4096;
+/// Payloads that arrive at the same time; more are refused.
+const PUBLISHING: usize = 64;
 
 /// Room for the fields around a payload in `PublishRequest`, in bytes.
 const PUBLISH_OVERHEAD: usize = 4096;
@@ -40,9 +49,9 @@ impl LocalServices {
         drain: CancellationToken,
     ) -> Result<Self, StartError> {
         let (reporter, health) = tonic_health::server::health_reporter();
-        // Watchers and balancers hear of the end before connections close.
+        let stopping = drain.clone();
         tokio::spawn(async move {
-            drain.cancelled().await;
+            stopping.cancelled().await;
             reporter
                 .set_service_status("", tonic_health::ServingStatus::NotServing)
                 .await;
@@ -65,9 +74,13 @@ impl LocalServices {
         let events = EventServiceServer::new(EventApi::new(events))
             .max_decoding_message_size(config.events.payload_bytes + PUBLISH_OVERHEAD);
         Ok(Self {
-            health: BoxCloneSyncService::new(health),
-            reflection: BoxCloneSyncService::new(reflection),
+            health: BoxCloneSyncService::new(health.max_decoding_message_size(SMALL_REQUEST)),
+            reflection: BoxCloneSyncService::new(
+                reflection.max_decoding_message_size(SMALL_REQUEST),
+            ),
             events: BoxCloneSyncService::new(events),
+            publishing: Semaphore::new(PUBLISHING),
+            drain,
         })
     }
 
@@ -78,8 +91,8 @@ impl LocalServices {
         caller: Option<Arc<Identity>>,
         timeout: Option<Duration>,
     ) -> Result<Response<Body>, Reply> {
-        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
-        let mut service = match service {
+        let service_name = request.uri().path().split('/').nth(1).unwrap_or_default();
+        let mut service = match service_name {
             "grpc.health.v1.Health" => self.health.clone(),
             "grpc.reflection.v1.ServerReflection" => self.reflection.clone(),
             "intellirouter.events.v1.EventService" => self.events.clone(),
@@ -92,6 +105,16 @@ impl LocalServices {
                 ));
             }
         };
+        // A payload is buffered whole before its channel is known.
+        let _place = match request.uri().path().ends_with("/Publish") {
+            true => Some(self.publishing.try_acquire().map_err(|_| {
+                Reply::unavailable("too_many_publishes", "too many payloads are arriving")
+            })?),
+            false => None,
+        };
+        // Events say themselves that the gateway stops.
+        let drain =
+            (service_name != "intellirouter.events.v1.EventService").then(|| self.drain.clone());
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
         }
@@ -102,7 +125,17 @@ impl LocalServices {
                 Err(never) => match never {},
             };
             match ready.call(request).await {
-                Ok(response) => response.map(|body| Body::new(Kind::Local(body))),
+                Ok(response) => response.map(|body| {
+                    let body = Body::new(Kind::Local(body));
+                    let body = match timeout {
+                        Some(timeout) => body.with_timeout(timeout),
+                        None => body,
+                    };
+                    match drain {
+                        Some(drain) => body.until(drain),
+                        None => body,
+                    }
+                }),
                 Err(never) => match never {},
             }
         };

@@ -33,7 +33,7 @@ use crate::body::Body;
 use crate::gateway::{Gateway, Worker};
 use crate::layers::authenticate::Identity;
 use crate::layers::grpc_web::{self, Encoding};
-use crate::layers::{deadline, roles};
+use crate::layers::{cors, deadline, roles};
 use crate::reply::{Dialect, Reply};
 use crate::routes::{Access, Route, Target};
 use crate::telemetry::{CallRecord, Protocol};
@@ -48,6 +48,7 @@ pub(crate) async fn serve(
     let gateway = &*worker.gateway;
     let kind = Kind::of(&request);
     let route = kind.route(gateway, &request);
+    let asked_by_page = request.headers().contains_key(http::header::ORIGIN);
     let origin = gateway.cors.allowed(request.headers()).cloned();
 
     // Outermost, so that it sees what the caller really got.
@@ -87,6 +88,10 @@ pub(crate) async fn serve(
                 .map(|body| body.recorded(record))
         }
     };
+    // A backend does not decide which pages may read the gateway's answers.
+    if asked_by_page && matches!(route.target, Target::Upstream(_)) {
+        cors::strip(response.headers_mut());
+    }
     // Last, so that pages can read refusals too.
     if let Some(origin) = origin {
         gateway.cors.mark(origin, response.headers_mut());
@@ -104,7 +109,7 @@ async fn steps(
 ) -> Result<Response<Body>, Reply> {
     let gateway = &*worker.gateway;
     // First of all refusals: it must hold whatever the request is.
-    gateway.check_open_calls()?;
+    gateway.check_open_calls(route)?;
     // Before authentication: browsers send preflights without a token.
     if let Some(preflight) = gateway.cors.preflight(&request) {
         return Ok(preflight);
@@ -246,6 +251,8 @@ impl Kind {
         match self {
             Self::Events => routes.events.clone(),
             Self::Other => routes.unknown.clone(),
+            // A query is no part of a gRPC path, and backends may read it.
+            _ if request.uri().query().is_some() => routes.unknown.clone(),
             _ => routes
                 .find(request.uri().path())
                 .unwrap_or(&routes.unknown)

@@ -20,18 +20,23 @@ use crate::{admin, telemetry};
 
 /// A gateway whose ports are bound.
 pub struct Bound {
-    config: Config,
+    gateway: Arc<Gateway>,
+    tls: tokio_rustls::TlsAcceptor,
     listener: StdListener,
     admin: StdListener,
 }
 
 impl Bound {
-    /// Binds the ports of a checked configuration.
-    pub fn new(config: Config) -> Result<Self, StartError> {
-        let listener = bind("listen.address", config.listen.address)?;
-        let admin = bind("admin.address", config.admin)?;
+    /// Reads what a checked configuration names, then binds its ports. Must run
+    /// on the runtime that [`Bound::run`] will run on.
+    pub async fn new(config: Config) -> Result<Self, StartError> {
+        let gateway = Gateway::new(config).await?;
+        let tls = gateway.tls()?;
+        let listener = bind("listen.address", gateway.config.listen.address)?;
+        let admin = bind("admin.address", gateway.config.admin)?;
         Ok(Self {
-            config,
+            gateway,
+            tls,
             listener,
             admin,
         })
@@ -50,12 +55,12 @@ impl Bound {
     /// Serves until SIGINT or SIGTERM and drains. `ready` runs once everything
     /// works. Must run on a runtime that goes on meanwhile.
     pub async fn run(self, ready: impl FnOnce()) -> Result<(), StartError> {
-        let gateway = Gateway::new(self.config).await?;
-        let tls = gateway.tls()?;
+        let (gateway, tls) = (self.gateway, self.tls);
         let admin = TcpListener::from_std(self.admin)?;
         let admin = tokio::spawn(admin::serve(gateway.clone(), admin));
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let (done, mut workers) = mpsc::channel::<()>(1);
         let (handles, inboxes): (Vec<_>, Vec<_>) = (0..gateway.config.workers)
             .map(|_| server::handover())
@@ -72,7 +77,15 @@ impl Bound {
         }
         drop(done);
         ready();
+        let hung_up = async {
+            // A closed terminal must not cut calls.
+            while hangup.recv().await.is_some() {
+                tracing::warn!("SIGHUP: a changed config needs a restart; nothing was done");
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
+            () = hung_up => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             // All workers gone without a signal: nothing is served any more.
@@ -147,6 +160,7 @@ impl Start {
 }
 
 /// Starts logging to stderr, as the configuration says.
-pub(crate) fn log(config: &Config) {
-    telemetry::log(&config.log);
+#[must_use = "dropping it ends the log"]
+pub(crate) fn log(config: &Config) -> telemetry::LogGuard {
+    telemetry::log(&config.log)
 }

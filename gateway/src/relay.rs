@@ -61,6 +61,10 @@ impl Relay {
     ) -> Poll<Result<(), RelayError>> {
         while !self.finished {
             self.advance();
+            // A short rest is sent with what comes after it.
+            let wants_more = self.end.is_none() && self.held() < SMALL;
+            let got = wants_more && self.gather(cx, source, MERGE_BYTES)?.is_ready();
+            self.advance();
             if !self.queued.is_empty() {
                 match self.poll_send(cx, sink)? {
                     Poll::Ready(sent) => source.release(sent),
@@ -68,7 +72,7 @@ impl Relay {
                 }
             } else if let Some(end) = self.end.take() {
                 self.finish(sink, end)?;
-            } else if self.gather(cx, source, MERGE_BYTES)?.is_pending() {
+            } else if !got {
                 // Nothing to send: listen for a receiver that gives up.
                 return sink.poll_reset(cx).map(|_| Err(RelayError::Sink));
             }

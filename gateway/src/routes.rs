@@ -104,12 +104,14 @@ impl RouteTable {
         table
     }
 
-    /// The route of a path, or `None` where nothing covers it.
+    /// The route of a path, or `None` where nothing covers it. Only paths that
+    /// are exactly a service and a method can be covered: a backend that
+    /// decodes or normalises paths must not see another one than was judged.
     pub(crate) fn find(&self, path: &str) -> Option<&Arc<Route>> {
         if let Some(route) = self.methods.get(path) {
             return Some(route);
         }
-        if path.len() > MAX_PATH {
+        if path.len() > MAX_PATH || !is_method_path(path) {
             return None;
         }
         let slash = path.get(1..)?.find('/')? + 1;
@@ -174,6 +176,16 @@ impl RouteTable {
         }
         .unwrap_or(&self.unknown)
     }
+}
+
+/// `/package.Service/Method` and nothing else.
+fn is_method_path(path: &str) -> bool {
+    let word = |text: &str| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    path.strip_prefix('/')
+        .and_then(|rest| rest.split_once('/'))
+        .is_some_and(|(service, method)| service.split('.').all(word) && word(method))
 }
 
 fn anyone() -> Access {

@@ -150,7 +150,11 @@ async fn connection(
     SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     let stream = StallGuard::new(TcpStream::from_std(stream)?, limits.stall_timeout);
     let stream = Batched::new(stream);
-    let handshake = tokio::time::timeout(limits.handshake_timeout, tls.accept(stream)).await;
+    let handshake = tokio::select! {
+        handshake = tokio::time::timeout(limits.handshake_timeout, tls.accept(stream)) => handshake,
+        // Nobody has asked for anything yet.
+        () = worker.gateway.drain.cancelled() => return Ok(()),
+    };
     let Ok(stream) = handshake else {
         worker
             .gateway

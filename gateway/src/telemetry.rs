@@ -26,7 +26,9 @@ use prometheus_client::registry::Registry;
 use tonic::Code;
 
 use crate::layers::authenticate::Identity;
-use crate::routes::Route;
+use crate::routes::{Access, Route};
+
+static DROPPED_LINES: OnceLock<tracing_appender::non_blocking::ErrorCounter> = OnceLock::new();
 
 /// The number of gRPC codes.
 const CODES: usize = 17;
@@ -81,7 +83,10 @@ pub(crate) struct Telemetry {
     pub(crate) events_ignored: Counter,
     pub(crate) store_connected: Gauge,
     pub(crate) open_calls: AtomicUsize,
+    /// Those of them that need no token.
+    pub(crate) public_calls: AtomicUsize,
     open_calls_gauge: Gauge,
+    log_lines_dropped: Gauge,
     access_log: bool,
 }
 
@@ -132,6 +137,12 @@ impl Telemetry {
             "Calls and streams in progress",
             open_calls_gauge.clone(),
         );
+        let log_lines_dropped = Gauge::default();
+        registry.register(
+            "log_lines_dropped",
+            "Log lines that stderr did not take in time",
+            log_lines_dropped.clone(),
+        );
         let event_streams = Gauge::default();
         registry.register("event_streams", "Open event streams", event_streams.clone());
         let event_streams_closed = Family::default();
@@ -171,7 +182,9 @@ impl Telemetry {
             events_ignored,
             store_connected,
             open_calls: AtomicUsize::new(0),
+            public_calls: AtomicUsize::new(0),
             open_calls_gauge,
+            log_lines_dropped,
             access_log,
         })
     }
@@ -191,6 +204,11 @@ impl Telemetry {
         let open = self.open_calls.load(Ordering::Relaxed);
         self.open_calls_gauge
             .set(i64::try_from(open).unwrap_or(i64::MAX));
+        let dropped = DROPPED_LINES
+            .get()
+            .map_or(0, |counter| counter.dropped_lines());
+        self.log_lines_dropped
+            .set(i64::try_from(dropped).unwrap_or(i64::MAX));
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;
         Ok(text)
@@ -259,6 +277,9 @@ impl CallRecord {
         route: Arc<Route>,
     ) -> Box<Self> {
         telemetry.open_calls.fetch_add(1, Ordering::Relaxed);
+        if route.access == Access::Public {
+            telemetry.public_calls.fetch_add(1, Ordering::Relaxed);
+        }
         Box::new(Self {
             telemetry: telemetry.clone(),
             started: Instant::now(),
@@ -352,6 +373,9 @@ impl Drop for CallRecord {
             self.finish();
         }
         self.telemetry.open_calls.fetch_sub(1, Ordering::Relaxed);
+        if self.route.access == Access::Public {
+            self.telemetry.public_calls.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -378,12 +402,33 @@ pub(crate) fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// Starts logging to stderr. A second call changes nothing.
-pub(crate) fn log(config: &crate::config::LogConfig) {
+/// Lines that wait for a stderr that does not take them; beyond it lines are
+/// dropped and counted, because no call may wait for a log.
+const LOG_LINES: usize = 8192;
+
+/// Keeps the log's thread; dropping it writes what waits, for a second at most.
+pub(crate) struct LogGuard {
+    _guard: tracing_appender::non_blocking::WorkerGuard,
+}
+
+/// Starts logging to stderr. A second call in one process changes nothing.
+pub(crate) fn log(config: &crate::config::LogConfig) -> LogGuard {
     use std::io::IsTerminal as _;
+    use tracing_appender::non_blocking::NonBlockingBuilder;
     use tracing_subscriber::{EnvFilter, fmt};
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LOG_LINES)
+        .thread_name("log")
+        .finish(std::io::stderr());
+    // Only a second start in one process (tests) finds one in place.
+    let _ = DROPPED_LINES.set(writer.error_counter());
     let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        // The library would print its own failures to the same stderr, and panic.
+        .log_internal_errors(false);
     let started = if config.json {
         builder.json().flatten_event(true).try_init()
     } else {
@@ -391,8 +436,8 @@ pub(crate) fn log(config: &crate::config::LogConfig) {
             .with_ansi(std::io::stderr().is_terminal())
             .try_init()
     };
-    // Only a second start in one process (tests) finds a logger in place.
     let _ = started;
+    LogGuard { _guard: guard }
 }
 
 #[cfg(test)]

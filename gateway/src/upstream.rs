@@ -14,6 +14,7 @@ mod pool;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub(crate) use pool::{Lease, Pool};
 
 /// Sends a call to a backend; ready when its response headers are there.
 pub(crate) async fn call(
-    pool: &Pool,
+    pool: &Arc<Pool>,
     request: Request<Body>,
     timeout: Option<Duration>,
 ) -> Result<Response<Body>, Reply> {

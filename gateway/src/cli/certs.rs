@@ -14,10 +14,10 @@ pub(super) struct Certs {
 impl Certs {
     pub(super) fn run(self) -> Result<(), Failure> {
         crate::certs::ensure(&self.dir).map_err(Failure::other)?;
-        println!(
+        super::say(&format!(
             "development certificates and keys are in {}",
             self.dir.display()
-        );
+        ));
         Ok(())
     }
 }

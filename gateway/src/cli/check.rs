@@ -27,9 +27,11 @@ impl Check {
         let gateway = gateway.map_err(|error| Failure::usage(format!("{file}: {error}")))?;
         let descriptors = descriptors(&gateway.config)?;
         for method in gateway.routes.uncovered(&descriptors) {
-            println!("{file}: {method}: no rule lets anybody call this method");
+            super::say(&format!(
+                "{file}: {method}: no rule lets anybody call this method"
+            ));
         }
-        println!("{file}: ok");
+        super::say(&format!("{file}: ok"));
         Ok(())
     }
 }

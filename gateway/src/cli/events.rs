@@ -121,7 +121,10 @@ async fn publish(
         .publish(with_token(request, bearer))
         .await
         .map_err(refused)?;
-    println!("{}", serde_json::json!({ "id": published.into_inner().id }));
+    super::say(&format!(
+        "{}",
+        serde_json::json!({ "id": published.into_inner().id })
+    ));
     Ok(())
 }
 

@@ -15,21 +15,27 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = Config::load(&self.config).map_err(Failure::usage)?;
-        process::log(&config);
+        let _log = process::log(&config);
         let runtime = control_runtime()?;
-        runtime.block_on(async {
-            let bound = Bound::new(config)?;
+        let served = runtime.block_on(async {
+            let bound = Bound::new(config).await?;
             let (address, admin) = (bound.address()?, bound.admin_address()?);
             bound.run(|| announce(address, admin)).await
-        })?;
+        });
         // Threads that still serve cut calls must not hold up the exit.
         runtime.shutdown_background();
-        Ok(())
+        served.map_err(|error| match error {
+            crate::StartError::Setting { .. } => {
+                Failure::usage(format!("{}: {error}", self.config.display()))
+            }
+            error => error.into(),
+        })
     }
 }
 
 /// Says on stdout that the gateway is ready.
 pub(super) fn announce(address: std::net::SocketAddr, admin: std::net::SocketAddr) {
-    println!("listening on https://{address}");
-    println!("admin on http://{admin}");
+    super::say(&format!(
+        "listening on https://{address}\nadmin on http://{admin}"
+    ));
 }

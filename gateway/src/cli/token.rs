@@ -47,7 +47,7 @@ impl Token {
             self.ttl,
             (self.issuer, self.audience),
         )?;
-        println!("{token}");
+        super::say(&token);
         Ok(())
     }
 }

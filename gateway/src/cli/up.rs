@@ -50,7 +50,7 @@ impl Up {
         let text = self.config(files, registry);
         let config = Config::parse(&text, "built-in configuration", Path::new(""))
             .map_err(Failure::other)?;
-        process::log(&config);
+        let _log = process::log(&config);
         let token = token::mint(
             &self.certs,
             "developer",
@@ -58,13 +58,13 @@ impl Up {
             Duration::from_secs(3600),
             ("intellirouter".into(), "intellirouter-services".into()),
         )?;
-        let bound = Bound::new(config)?;
+        let bound = Bound::new(config).await?;
         let (address, admin) = (bound.address()?, bound.admin_address()?);
         let help = help(address, &self.certs, &token);
         bound
             .run(|| {
                 super::gateway::announce(address, admin);
-                println!("\n{help}");
+                super::say(&format!("\n{help}"));
             })
             .await?;
         drop(stop);

@@ -59,6 +59,7 @@ pub(crate) struct FileLimits {
     pub(crate) streams_per_connection: Option<u64>,
     pub(crate) header_bytes: Option<u64>,
     pub(crate) handshake_timeout: Option<String>,
+    pub(crate) idle_timeout: Option<String>,
     pub(crate) stall_timeout: Option<String>,
     pub(crate) drain_timeout: Option<String>,
 }

@@ -130,6 +130,7 @@ impl Validate<'_, '_> {
                 file.handshake_timeout,
                 (10, 1, 120),
             ),
+            idle_timeout: self.duration("limits.idle_timeout", file.idle_timeout, (300, 1, 86_400)),
             stall_timeout: self.duration("limits.stall_timeout", file.stall_timeout, (30, 1, 600)),
             drain_timeout: self.duration("limits.drain_timeout", file.drain_timeout, (20, 0, 3600)),
         }

@@ -204,6 +204,10 @@ async fn publish(
         })?),
         None => None,
     };
+    let _place = plane
+        .publishing
+        .try_acquire()
+        .map_err(|_| Reply::unavailable("too_many_publishes", "too many payloads are arriving"))?;
     let read = read_payload(body, plane.config.payload_bytes);
     let payload = tokio::time::timeout(PAYLOAD_TIMEOUT, read)
         .await

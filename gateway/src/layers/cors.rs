@@ -21,6 +21,20 @@ use crate::config::CorsConfig;
 const ALWAYS_EXPOSED: &str = "grpc-status, grpc-message, grpc-status-details-bin, grpc-encoding, \
                               retry-after, www-authenticate";
 
+/// Removes what a backend says of CORS: it would contradict the gateway.
+pub(crate) fn strip(headers: &mut HeaderMap) {
+    for name in [
+        ACCESS_CONTROL_ALLOW_ORIGIN,
+        ACCESS_CONTROL_ALLOW_CREDENTIALS,
+        ACCESS_CONTROL_ALLOW_METHODS,
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        ACCESS_CONTROL_EXPOSE_HEADERS,
+        ACCESS_CONTROL_MAX_AGE,
+    ] {
+        headers.remove(name);
+    }
+}
+
 /// See the module's comment.
 pub(crate) struct Cors {
     origins: Vec<HeaderValue>,
@@ -83,9 +97,7 @@ impl Cors {
 
     /// Marks an answer as readable for `origin`.
     pub(crate) fn mark(&self, origin: HeaderValue, headers: &mut HeaderMap) {
-        // A backend's own CORS headers would contradict the gateway's.
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, self.expose.clone());
         headers.append(VARY, HeaderValue::from_static("origin"));
     }
@@ -186,6 +198,7 @@ mod tests {
             "access-control-allow-credentials",
             HeaderValue::from_static("true"),
         );
+        strip(&mut headers);
         cors().mark(HeaderValue::from_static(PAGE), &mut headers);
         assert_eq!(
             headers

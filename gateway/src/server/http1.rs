@@ -1,6 +1,6 @@
 //! HTTP/1.1 for browsers and tools: gRPC-Web, events, plain HTTP.
 //!
-//! hyper does the protocol. Bounds: 100 headers, a header block of 64 KiB, the
+//! hyper does the protocol. Bounds: 100 headers, the configured header bytes, the
 //! handshake timeout for the headers to arrive; one request at a time. A
 //! client that closes its connection drops the call, which cancels upstream.
 
@@ -17,8 +17,6 @@ use crate::body::{Body, Kind};
 use crate::gateway::Worker;
 use crate::pipeline;
 
-const READ_BUFFER: usize = 64 * 1024;
-
 /// Serves one connection; tells why the gateway closed it, if it did.
 pub(crate) async fn serve<T>(worker: &Arc<Worker>, io: T, peer: SocketAddr) -> Option<&'static str>
 where
@@ -31,10 +29,12 @@ where
             Ok::<_, Infallible>(pipeline::serve(&worker, peer, request).await)
         }
     });
+    // hyper's least is 8 KiB.
+    let buffer = (worker.gateway.config.limits.header_bytes as usize).max(8192);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(worker.gateway.config.limits.handshake_timeout)
-        .max_buf_size(READ_BUFFER)
+        .max_buf_size(buffer)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {

@@ -13,6 +13,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -22,6 +23,7 @@ use http::header::CONTENT_TYPE;
 use http::{Request, Response};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use crate::body::{Body, BodyError};
 use crate::gateway::Worker;
@@ -51,23 +53,54 @@ where
         Err(_) => return Some("handshake_timeout"),
     };
     let mut draining = pin!(worker.gateway.drain.cancelled().fuse());
+    let mut idle = pin!(tokio::time::sleep(limits.idle_timeout));
+    let mut calls_at_last_look = 0;
+    let mut calls = 0;
     loop {
-        let accepted = std::future::poll_fn(|cx| match connection.poll_accept(cx) {
-            Poll::Pending if draining.as_mut().poll(cx).is_ready() => Poll::Ready(None),
-            polled => polled.map(Some),
+        let next = std::future::poll_fn(|cx| match connection.poll_accept(cx) {
+            Poll::Pending if draining.as_mut().poll(cx).is_ready() => Poll::Ready(Next::Drain),
+            Poll::Pending if idle.as_mut().poll(cx).is_ready() => Poll::Ready(Next::Look),
+            polled => polled.map(Next::Accepted),
         })
         .await;
-        match accepted {
+        match next {
             // GOAWAY twice with a round trip between (RFC 9113, 6.8): no call
             // is lost that the client sent before it heard.
-            None => connection.graceful_shutdown(),
-            Some(Some(Ok((request, respond)))) => {
+            Next::Drain => connection.graceful_shutdown(),
+            Next::Look if calls == calls_at_last_look && !connection.has_streams() => {
+                idle_close(&mut connection).await;
+                return Some("idle");
+            }
+            Next::Look => {
+                calls_at_last_look = calls;
+                idle.as_mut().reset(Instant::now() + limits.idle_timeout);
+            }
+            Next::Accepted(Some(Ok((request, respond)))) => {
+                calls += 1;
                 tokio::spawn(stream(worker.clone(), peer, request, respond));
             }
-            Some(Some(Err(error))) => return closed_by_us(&error),
-            Some(None) => return None,
+            Next::Accepted(Some(Err(error))) => return closed_by_us(&error),
+            Next::Accepted(None) => return None,
         }
     }
+}
+
+/// What a connection does next.
+enum Next<A> {
+    Accepted(A),
+    Drain,
+    /// Time to see whether it is in use.
+    Look,
+}
+
+/// Says goodbye; a client that does not take it is closed all the same.
+async fn idle_close<T>(connection: &mut h2::server::Connection<T, Bytes>)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    connection.abrupt_shutdown(Reason::NO_ERROR);
+    let closed = std::future::poll_fn(|cx| connection.poll_closed(cx));
+    let _ = tokio::time::timeout(Duration::from_secs(1), closed).await;
 }
 
 /// Room for every stream's window (RFC 9113, 6.9.1: at most 2^31 - 1).

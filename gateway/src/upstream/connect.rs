@@ -176,7 +176,7 @@ impl Endpoint {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (send, connection) = h2::client::Builder::new()
+        let (send, mut connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(STREAM_WINDOW * CALLS)
             .max_send_buffer_size(SEND_BUFFER)
@@ -189,11 +189,23 @@ impl Endpoint {
                 source,
             })?;
         let endpoint = self.name();
+        let pings = connection.ping_pong();
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::info!(endpoint, %error, "upstream connection lost");
             }
         });
+        // The answer to a ping comes after the peer's SETTINGS: a peer that is
+        // silent is no connection, and how many calls it takes is known now.
+        if let Some(mut pings) = pings {
+            pings
+                .ping(h2::Ping::opaque())
+                .await
+                .map_err(|source| UpstreamError::Http2 {
+                    endpoint: self.name(),
+                    source,
+                })?;
+        }
         Ok(send)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A worker keeps its own, so that a call stays on one core. Calls go to the
 //! endpoints in turn; an endpoint that could not be reached is passed over for
-//! [`BACK_OFF`] while another can be. A connection takes as many calls as its
+//! [`BACK_OFF`] while another can be, and while any is connected no call waits
+//! for a connection to another. A connection takes as many calls as its
 //! peer allows; then another is opened, up to [`MAX_CONNECTIONS`] for an
 //! endpoint. Beyond that a call is refused, never queued. One connection
 //! attempt per endpoint runs at a time; calls that need it wait for its end,
@@ -88,31 +89,48 @@ impl Lease {
 }
 
 impl Pool {
-    pub(crate) fn new(upstream: Arc<Upstream>) -> Self {
+    pub(crate) fn new(upstream: Arc<Upstream>) -> Arc<Self> {
         let slots = upstream.endpoints.iter().map(|_| Slot::default()).collect();
-        Self {
+        Arc::new(Self {
             upstream,
             slots,
             next: AtomicUsize::new(0),
-        }
+        })
     }
 
     /// A place for one call, on a connection that lives.
-    pub(crate) async fn lease(&self) -> Result<Lease, Reply> {
+    pub(crate) async fn lease(self: &Arc<Self>) -> Result<Lease, Reply> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let endpoint = first % self.slots.len();
-        if !self.slots[endpoint].backs_off()
-            && let Some(connection) = self.slots[endpoint].take()
-        {
-            return Ok(Lease {
-                connection,
-                upstream: self.upstream.clone(),
-                endpoint,
-            });
+        for step in 0..self.slots.len() {
+            let endpoint = first.wrapping_add(step) % self.slots.len();
+            if let Some(connection) = self.slots[endpoint].take() {
+                if step > 0 {
+                    self.connect_behind(first % self.slots.len());
+                }
+                return Ok(Lease {
+                    connection,
+                    upstream: self.upstream.clone(),
+                    endpoint,
+                });
+            }
         }
         // Boxed, so that a call that needs no connection does not carry the
         // state of making one.
         Box::pin(self.connect_any(first)).await
+    }
+
+    /// Connects to an endpoint whose turn it was, while the call goes to
+    /// another: a host that is gone must not cost callers the connect timeout.
+    fn connect_behind(self: &Arc<Self>, endpoint: usize) {
+        let slot = &self.slots[endpoint];
+        if slot.backs_off() || slot.connecting.try_lock().is_err() {
+            return;
+        }
+        let pool = self.clone();
+        tokio::spawn(async move {
+            // Its refusal is logged, and no caller waits for it.
+            drop(pool.lease_from(endpoint).await);
+        });
     }
 
     async fn connect_any(&self, first: usize) -> Result<Lease, Reply> {

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::test_util::{backend, config, drain, grpc_head, send_all, status};
 
-async fn pool<F, R>(handler: F) -> Pool
+async fn pool<F, R>(handler: F) -> std::sync::Arc<Pool>
 where
     F: Fn(Request<RecvStream>, SendResponse<Bytes>) -> R + Clone + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
@@ -18,7 +18,7 @@ where
     pool_at(&format!("'http://127.0.0.1:{port}'"))
 }
 
-fn pool_at(endpoints: &str) -> Pool {
+fn pool_at(endpoints: &str) -> std::sync::Arc<Pool> {
     let config = config(&format!(
         "[[upstreams]]\nname = 'b'\nendpoints = [{endpoints}]\n"
     ));
@@ -26,7 +26,7 @@ fn pool_at(endpoints: &str) -> Pool {
 }
 
 /// The refusal that a call to such a backend gets.
-async fn refused(pool: &Pool) -> Reply {
+async fn refused(pool: &std::sync::Arc<Pool>) -> Reply {
     match call(pool, Request::new(Body::empty()), None).await {
         Ok(response) => panic!("{:?}", response.headers()),
         Err(reply) => reply,
@@ -34,7 +34,7 @@ async fn refused(pool: &Pool) -> Reply {
 }
 
 /// What a caller gets of a call that a backend answers at first.
-async fn answered(pool: &Pool) -> (Vec<u8>, String, bool) {
+async fn answered(pool: &std::sync::Arc<Pool>) -> (Vec<u8>, String, bool) {
     let mut body = call(pool, Request::new(Body::empty()), None)
         .await
         .unwrap()
