@@ -167,6 +167,21 @@ impl Body {
         }
     }
 
+    /// Reads what a refused request still sends, for a moment.
+    pub(crate) async fn discard(mut self) {
+        let read = async {
+            let mut left = LINGER_BYTES;
+            while let Some(Ok(frame)) = std::future::poll_fn(|cx| self.poll_next(cx)).await {
+                left = left.saturating_sub(frame.data_ref().map_or(1, Bytes::len));
+                if left == 0 {
+                    return;
+                }
+                self.release(usize::MAX);
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, read).await;
+    }
+
     /// Whether a window bounds what can be read without giving credit.
     pub(crate) fn has_window(&self) -> bool {
         match &self.kind {
@@ -346,7 +361,8 @@ impl H2Recv {
     }
 }
 
-/// What a request may still send after its answer, in bytes, and for how long.
+/// What a request may still send after it was decided, in bytes, and for how
+/// long.
 const LINGER_BYTES: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 

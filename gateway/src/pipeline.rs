@@ -43,7 +43,7 @@ use crate::{events, upstream};
 pub(crate) async fn serve(
     worker: &Worker,
     peer: SocketAddr,
-    request: Request<Body>,
+    mut request: Request<Body>,
 ) -> Response<Body> {
     let gateway = &*worker.gateway;
     let kind = Kind::of(&request);
@@ -63,7 +63,7 @@ pub(crate) async fn serve(
     );
 
     // Outside every refusal and every step that could panic.
-    let outcome = AssertUnwindSafe(steps(worker, kind, &route, request, &mut record))
+    let outcome = AssertUnwindSafe(steps(worker, kind, &route, &mut request, &mut record))
         .catch_unwind()
         .await
         .unwrap_or_else(|_| Err(Reply::internal()));
@@ -83,6 +83,11 @@ pub(crate) async fn serve(
         }
         Err(reply) => {
             record.refused(&reply);
+            if kind.protocol() != Protocol::Grpc {
+                // Plain HTTP clients may hang or fail when they are answered
+                // while they still send; gRPC clients know how to be.
+                request.into_body().discard().await;
+            }
             reply
                 .render(kind.dialect())
                 .map(|body| body.recorded(record))
@@ -104,18 +109,18 @@ async fn steps(
     worker: &Worker,
     kind: Kind,
     route: &Arc<Route>,
-    mut request: Request<Body>,
+    request: &mut Request<Body>,
     record: &mut CallRecord,
 ) -> Result<Response<Body>, Reply> {
     let gateway = &*worker.gateway;
     // First of all refusals: it must hold whatever the request is.
     gateway.check_open_calls(route)?;
     // Before authentication: browsers send preflights without a token.
-    if let Some(preflight) = gateway.cors.preflight(&request) {
+    if let Some(preflight) = gateway.cors.preflight(request) {
         return Ok(preflight);
     }
     // Before authentication: the answer is the same for everybody.
-    kind.check(&request)?;
+    kind.check(request)?;
     let now = SystemTime::now();
     // Authentication before the route's own refusals: who may not call learns
     // nothing of what there is.
@@ -129,7 +134,7 @@ async fn steps(
         // Boxed, like the gateway's own services below: calls that go upstream
         // must not carry the state of those that stay.
         let stall = gateway.config.limits.stall_timeout;
-        let response = Box::pin(events::serve(gateway, required(identity)?, request)).await?;
+        let response = Box::pin(events::serve(gateway, required(identity)?, take(request))).await?;
         return Ok(response.map(|body| body.with_stall_limit(stall)));
     }
     if route.target == Target::Nowhere {
@@ -142,6 +147,7 @@ async fn steps(
     let timeout = deadline::apply(request.headers_mut(), route.timeout)?;
     // The last look at what the caller sent; from here on it is the gateway's.
     strip(request.headers_mut(), route.forward_authorization);
+    let mut request = take(request);
     if let Kind::Web(encoding) = kind {
         request = grpc_web::to_grpc(request, encoding);
     }
@@ -159,6 +165,11 @@ async fn steps(
             Ok(response.map(|body| body.with_stall_limit(stall)))
         }
     }
+}
+
+/// Takes a request on; what is refused before stays where it was.
+fn take(request: &mut Request<Body>) -> Request<Body> {
+    std::mem::replace(request, Request::new(Body::empty()))
 }
 
 fn required(identity: Option<Arc<Identity>>) -> Result<Arc<Identity>, Reply> {

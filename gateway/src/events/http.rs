@@ -193,8 +193,14 @@ async fn publish(
     channel: &str,
     request: Request<Body>,
 ) -> Result<Response<Body>, Reply> {
-    let channel = access::publish(&plane.config.rules, caller, channel)?;
     let (head, body) = request.into_parts();
+    let channel = match access::publish(&plane.config.rules, caller, channel) {
+        Ok(channel) => channel,
+        Err(reply) => {
+            body.discard().await;
+            return Err(reply);
+        }
+    };
     let key = match head.headers.get("idempotency-key") {
         Some(key) => Some(key.to_str().map_err(|_| {
             Reply::invalid(
