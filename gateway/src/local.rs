@@ -36,6 +36,9 @@ pub(crate) struct LocalServices {
 
 /// What a health or reflection request may have, in bytes.
 const SMALL_REQUEST: usize = 4096;
+/// How long a request may take to arrive and be answered; a stream may then go
+/// on.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Payloads that arrive at the same time; more are refused.
 const PUBLISHING: usize = 64;
 
@@ -115,6 +118,7 @@ impl LocalServices {
         // Events say themselves that the gateway stops.
         let drain =
             (service_name != "intellirouter.events.v1.EventService").then(|| self.drain.clone());
+        let stopping = drain.clone();
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
         }
@@ -139,11 +143,18 @@ impl LocalServices {
                 Err(never) => match never {},
             }
         };
-        match timeout {
-            None => Ok(answer.await),
-            Some(timeout) => tokio::time::timeout(timeout, answer)
-                .await
-                .map_err(|_| Reply::deadline()),
+        let limit = timeout.map_or(RECEIVE_TIMEOUT, |timeout| timeout.min(RECEIVE_TIMEOUT));
+        let drained = async {
+            match &stopping {
+                Some(drain) => drain.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = answer => Ok(answer),
+            () = tokio::time::sleep(limit) => Err(Reply::deadline()),
+            () = drained => Err(Reply::unavailable("draining", "the gateway is stopping")),
         }
     }
 }

@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -38,18 +39,60 @@ impl Backend {
         H: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let acceptor = tls(
-            &site.certs.path("backend.crt"),
-            &site.certs.path("backend.key"),
-            &site.certs.path("ca.crt"),
-        );
+        Self::start_with(site, &h2::server::Builder::new(), handle).await
+    }
+
+    /// As [`Backend::start`], with HTTP/2 settings of its own.
+    pub async fn start_with<H, F>(site: &Site, http2: &h2::server::Builder, handle: H) -> Self
+    where
+        H: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (acceptor, http2) = (acceptor(site), http2.clone());
+        Self::listen(move |tcp| serve(acceptor.clone(), http2.clone(), tcp, handle.clone())).await
+    }
+
+    /// Takes TCP connections, tells each and says nothing on them, not even
+    /// its half of a handshake.
+    pub async fn dead(tell: UnboundedSender<()>) -> Self {
+        Self::listen(move |tcp| {
+            let told = tell.send(());
+            async move {
+                let _open = tcp;
+                // A test that no longer listens has ended.
+                if told.is_ok() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Finishes TLS handshakes, and then says nothing of HTTP/2.
+    pub async fn silent(site: &Site) -> Self {
+        let acceptor = acceptor(site);
+        Self::listen(move |tcp| {
+            let acceptor = acceptor.clone();
+            async move {
+                let _open = acceptor.accept(tcp).await;
+                std::future::pending::<()>().await;
+            }
+        })
+        .await
+    }
+
+    async fn listen<S, F>(serve: S) -> Self
+    where
+        S: Fn(TcpStream) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let task = tokio::spawn(async move {
             // Dropped with this task, and the connections with it.
             let mut connections = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
-                connections.spawn(serve(acceptor.clone(), tcp, handle.clone()));
+                connections.spawn(serve(tcp));
             }
         });
         Self { port, task }
@@ -62,7 +105,7 @@ impl Backend {
     }
 }
 
-async fn serve<H, F>(acceptor: TlsAcceptor, tcp: TcpStream, handle: H)
+async fn serve<H, F>(acceptor: TlsAcceptor, http2: h2::server::Builder, tcp: TcpStream, handle: H)
 where
     H: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F,
     F: Future<Output = ()> + Send + 'static,
@@ -71,13 +114,21 @@ where
     let Ok(stream) = acceptor.accept(tcp).await else {
         return;
     };
-    let Ok(mut connection) = h2::server::handshake(stream).await else {
+    let Ok(mut connection) = http2.handshake(stream).await else {
         return;
     };
     let mut calls = JoinSet::new();
     while let Some(Ok((request, respond))) = connection.accept().await {
         calls.spawn(handle(request, respond));
     }
+}
+
+fn acceptor(site: &Site) -> TlsAcceptor {
+    tls(
+        &site.certs.path("backend.crt"),
+        &site.certs.path("backend.key"),
+        &site.certs.path("ca.crt"),
+    )
 }
 
 fn tls(cert: &Path, key: &Path, ca: &Path) -> TlsAcceptor {

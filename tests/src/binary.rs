@@ -37,3 +37,15 @@ pub fn command(args: &[&str]) -> Command {
     command.args(args);
     command
 }
+
+/// As [`command`], with streams redirected as a shell writes it.
+pub fn redirected(args: &[&str], redirections: &str) -> Command {
+    let mut command = Command::new("sh");
+    let script = format!("exec {redirections}\nexec \"$0\" \"$@\"");
+    command
+        .arg("-c")
+        .arg(script)
+        .arg(intellirouter())
+        .args(args);
+    command
+}

@@ -101,6 +101,12 @@ impl Connection {
         let _ = (&mut self.driver).await;
     }
 
+    /// Waits until the gateway has closed the connection.
+    pub async fn closed(mut self) {
+        // How it was closed is not looked at.
+        let _ = in_time("the end of the connection", &mut self.driver).await;
+    }
+
     /// Begins a gRPC call with these headers beside the usual ones.
     pub async fn call(&mut self, path: &str, headers: &[(&str, &str)]) -> Call {
         let mut request = Request::post(format!("https://localhost:{}{path}", self.port))

@@ -1,6 +1,7 @@
 //! The gateway as a process, and its configuration as text.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use rustix::process::Signal;
 
@@ -102,7 +103,20 @@ impl Gateway {
     pub fn start(site: &Site, config: &Config) -> Self {
         let file = site.write("gateway.toml", &config.render());
         let file = file.to_str().expect("a temporary folder has a plain name");
-        let process = Process::spawn("gateway", &binary::command(&["gateway", "--config", file]));
+        Self::ready(site, &binary::command(&["gateway", "--config", file]))
+    }
+
+    /// As [`Gateway::start`], with streams redirected as a shell writes it, such
+    /// as `2>/dev/full`, in the folder of the site.
+    pub fn start_redirected(site: &Site, config: &Config, redirections: &str) -> Self {
+        site.write("gateway.toml", &config.render());
+        let mut command =
+            binary::redirected(&["gateway", "--config", "gateway.toml"], redirections);
+        Self::ready(site, command.current_dir(site.dir()))
+    }
+
+    fn ready(site: &Site, command: &Command) -> Self {
+        let process = Process::spawn("gateway", command);
         let port = process.line("listening line", |line| {
             port_after(line, "listening on https://")
         });
@@ -123,6 +137,18 @@ impl Gateway {
     /// `localhost:PORT`, as gRPC clients want it.
     pub fn target(&self) -> String {
         format!("localhost:{}", self.port)
+    }
+
+    /// What its admin address says of a figure without labels.
+    pub fn figure(&self, name: &str) -> u64 {
+        let mut command = Command::new("curl");
+        let url = format!("http://127.0.0.1:{}/metrics", self.admin);
+        command.args(["-sS", "--max-time", "20", &url]);
+        let (_, metrics, err) = Process::run("curl", &command);
+        let start = format!("intellirouter_{name} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&start));
+        let value = value.unwrap_or_else(|| panic!("no {name} in\n{metrics}{err}"));
+        value.parse().expect("a figure is a number")
     }
 
     /// Asks it to stop, as Ctrl-C does.

@@ -163,6 +163,26 @@ fn a_taken_port_is_named_and_exits_1() {
     }
 }
 
+#[test]
+fn a_fault_in_a_named_file_is_told_with_the_config_before_a_port_is_bound() {
+    let site = Site::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    site.write("blank.secret", " \n");
+    let text = Config::default()
+        .render()
+        .replace("certs/jwt.secret", "blank.secret")
+        .replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+    let file = site.write("faulty.toml", &text);
+    for name in ["gateway", "check"] {
+        let args = [name, "--config", file.to_str().unwrap()];
+        let (status, out, err) = Process::run(name, &binary::command(&args));
+        assert_eq!(status.code(), Some(64), "{name}: {out}{err}");
+        assert!(err.contains("faulty.toml"), "{name}: {err}");
+        assert!(err.contains("auth.keys[0]"), "{name}: {err}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interrupt_lets_calls_finish_takes_no_more_and_exits_0() {
     let site = Site::new();

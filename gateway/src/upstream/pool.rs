@@ -134,18 +134,20 @@ impl Pool {
     }
 
     async fn connect_any(&self, first: usize) -> Result<Lease, Reply> {
-        let order = |step: usize| (first.wrapping_add(step)) % self.slots.len();
+        let mut order: Vec<usize> = (0..self.slots.len())
+            .map(|step| first.wrapping_add(step) % self.slots.len())
+            .collect();
+        // One more connection to an endpoint that answers before the first to
+        // one that may not; one that has just failed comes last.
+        order.sort_by_key(|endpoint| {
+            let slot = &self.slots[*endpoint];
+            (slot.lock().is_empty(), slot.backs_off())
+        });
         let mut refusal = None;
-        for desperate in [false, true] {
-            for step in 0..self.slots.len() {
-                let endpoint = order(step);
-                if self.slots[endpoint].backs_off() != desperate {
-                    continue;
-                }
-                match self.lease_from(endpoint).await {
-                    Ok(lease) => return Ok(lease),
-                    Err(reply) => refusal = Some(reply),
-                }
+        for endpoint in order {
+            match self.lease_from(endpoint).await {
+                Ok(lease) => return Ok(lease),
+                Err(reply) => refusal = Some(reply),
             }
         }
         Err(refusal.unwrap_or_else(unreachable))
