@@ -183,19 +183,27 @@ impl Relay {
     /// A chunk that comes alone is kept as it is, and so is a large one; only
     /// small ones are copied, and what waits while nothing can be sent.
     fn merge(&mut self, bytes: Bytes, merging: bool) {
-        if self.queued.is_empty() && self.next.is_empty() && self.backlog.is_empty() {
+        let held = self.held();
+        if held == 0 {
             self.queued = bytes;
-        } else if merging && (bytes.len() > SMALL || self.held() + bytes.len() > MERGE_BYTES) {
-            self.advance();
-            self.next = bytes;
-        } else {
-            if merging && !self.queued.is_empty() {
-                self.backlog.reserve(MERGE_BYTES);
-                self.backlog
-                    .extend_from_slice(&std::mem::take(&mut self.queued));
-            }
-            self.backlog.extend_from_slice(&bytes);
+            return;
         }
+        let copied = bytes.len() <= SMALL && held + bytes.len() <= MERGE_BYTES;
+        if merging && !copied {
+            self.advance();
+        }
+        // What comes last must stay last.
+        let follows = self.next.is_empty() && self.backlog.is_empty();
+        if merging && follows && !copied {
+            self.next = bytes;
+            return;
+        }
+        if merging && follows {
+            self.backlog.reserve(MERGE_BYTES);
+            self.backlog
+                .extend_from_slice(&std::mem::take(&mut self.queued));
+        }
+        self.backlog.extend_from_slice(&bytes);
     }
 
     fn held(&self) -> usize {

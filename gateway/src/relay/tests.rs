@@ -44,7 +44,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn bytes_arrive_as_sent_whatever_the_chunks_and_windows_and_request_trailers_do_not(

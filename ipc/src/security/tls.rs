@@ -109,7 +109,7 @@ pub fn server_config(
 /// A config for making connections: servers must lead to `ca`; `identity` is the certificate and key
 /// that is shown when a server asks.
 ///
-/// The CA must be given for now: trusting the public CAs of the system is not offered.
+/// The CA must be given: trusting the public CAs of the system is not offered.
 pub fn client_config(
     ca: Option<&Path>,
     identity: Option<(&Path, &Path)>,
