@@ -149,11 +149,12 @@ impl Ring {
             });
         }
         let size = event_size(&channel, payload.len());
+        // Before anybody can see the event, so that who has seen it finds it counted.
+        self.recorded.fetch_add(1, Ordering::Relaxed);
         let position = self.push(size, |position| {
             let budget = Arc::clone(&self.budget);
             Item::Event(Arc::new(Event::new(position, channel, payload, budget)))
         });
-        self.recorded.fetch_add(1, Ordering::Relaxed);
         Ok(position)
     }
 
