@@ -169,7 +169,7 @@ pub(crate) struct RouteConfig {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file, and what the files hold that it names.
     pub fn load(path: &Path) -> Result<Self, ConfigFaults> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| ConfigFaults {
@@ -180,7 +180,13 @@ impl Config {
                 message: format!("cannot be read: {error}"),
             }],
         })?;
-        Self::parse(&text, &name, path.parent().unwrap_or(Path::new("")))
+        let config = Self::parse(&text, &name, path.parent().unwrap_or(Path::new("")))?;
+        let mut source = faults::Source::parse(&text);
+        for (key, message) in crate::gateway::file_faults(&config) {
+            source.fault(&key, message);
+        }
+        source.finish(&name)?;
+        Ok(config)
     }
 
     /// Checks `text`; `name` stands in the faults, `base` is where relative

@@ -173,6 +173,38 @@ pub(crate) fn descriptors(config: &Config) -> Result<DescriptorPool, StartError>
     Ok(pool)
 }
 
+/// What is wrong inside the files that a configuration names, each with its
+/// key, all at once.
+pub(crate) fn file_faults(config: &Config) -> Vec<(String, String)> {
+    let mut faults = Vec::new();
+    let mut note = |key: String, fault: Option<String>| {
+        faults.extend(fault.map(|message| (key, message)));
+    };
+    let listen = &config.listen;
+    let tls =
+        intellirouter::security::server_config(&listen.cert_file, &listen.key_file, None, &[b"h2"]);
+    note("listen.cert_file".into(), tls.err().map(|e| e.to_string()));
+    for (i, key) in config.auth.keys.iter().enumerate() {
+        note(format!("auth.keys[{i}]"), load_key(key).err());
+    }
+    note("identity.key_file".into(), load_signer(config).err());
+    for (i, upstream) in config.upstreams.iter().enumerate() {
+        let fault = Upstream::new(upstream).err().map(|e| e.to_string());
+        note(format!("upstreams[{i}]"), fault);
+    }
+    if let Err(StartError::Setting { key, message }) = descriptors(config) {
+        note(key, Some(message));
+    }
+    faults
+}
+
+fn load_signer(config: &Config) -> Result<IdentitySigner, String> {
+    let identity = &config.identity;
+    let pem = read(&identity.key_file)?;
+    IdentitySigner::from_pkcs8_pem(pem.as_bytes(), &identity.issuer, identity.lifetime)
+        .map_err(|error: IpcError| error.to_string())
+}
+
 fn upstream_fault(config: &crate::config::UpstreamConfig, error: UpstreamError) -> StartError {
     setting(format!("upstreams \"{}\"", config.name), error)
 }
@@ -195,12 +227,7 @@ fn authenticate(config: &Config) -> Result<Authenticate, StartError> {
     let verifier =
         TokenVerifier::new(settings, keys).map_err(|error| setting("auth.keys", error))?;
     let identity = &config.identity;
-    let signer = read(&identity.key_file)
-        .and_then(|pem| {
-            IdentitySigner::from_pkcs8_pem(pem.as_bytes(), &identity.issuer, identity.lifetime)
-                .map_err(|error: IpcError| error.to_string())
-        })
-        .map_err(|message| setting("identity.key_file", message))?;
+    let signer = load_signer(config).map_err(|message| setting("identity.key_file", message))?;
     let signing = Signing {
         signer,
         lifetime: identity.lifetime,

@@ -65,3 +65,24 @@ fn the_shipped_configs_are_well_formed() {
         }
     }
 }
+
+#[test]
+fn faults_inside_the_files_it_names_come_all_at_once_with_line_and_key() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = "[listen]\ncert_file = \"blank\"\nkey_file = \"blank\"\n[auth]\n[[auth.keys]]\n\
+                algorithm = \"HS256\"\nsecret_file = \"blank\"\n[identity]\nkey_file = \"blank\"\n";
+    let path = folder.path().join("gateway.toml");
+    std::fs::write(folder.path().join("blank"), "\n").expect("a file");
+    std::fs::write(&path, text).expect("a file");
+    let faults = Config::load(&path).expect_err("faults").faults;
+    let found: Vec<_> = faults
+        .iter()
+        .map(|fault| (fault.line, &*fault.key))
+        .collect();
+    let expected = [
+        (2, "listen.cert_file"),
+        (5, "auth.keys[0]"),
+        (9, "identity.key_file"),
+    ];
+    assert_eq!(found, expected, "{faults:?}");
+}
