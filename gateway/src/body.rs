@@ -169,17 +169,11 @@ impl Body {
 
     /// Reads what a refused request still sends, for a moment.
     pub(crate) async fn discard(mut self) {
-        let read = async {
-            let mut left = LINGER_BYTES;
-            while let Some(Ok(frame)) = std::future::poll_fn(|cx| self.poll_next(cx)).await {
-                left = left.saturating_sub(frame.data_ref().map_or(1, Bytes::len));
-                if left == 0 {
-                    return;
-                }
-                self.release(usize::MAX);
-            }
-        };
-        let _ = tokio::time::timeout(LINGER, read).await;
+        read_on(|cx| {
+            self.release(usize::MAX);
+            self.poll_next(cx)
+        })
+        .await;
     }
 
     /// Whether a window bounds what can be read without giving credit.
@@ -366,6 +360,24 @@ impl H2Recv {
 const LINGER_BYTES: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Reads and forgets, within those bounds. `poll` gives credit for what it
+/// handed out before.
+async fn read_on(
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>>,
+) {
+    let read = async {
+        let mut left = LINGER_BYTES;
+        while let Some(Ok(frame)) = std::future::poll_fn(&mut poll).await {
+            left = left.saturating_sub(frame.data_ref().map_or(1, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Bounded either way; what is left then goes nowhere.
+    let _ = tokio::time::timeout(LINGER, read).await;
+}
+
 /// A request body from a client.
 pub(crate) struct H2Request(Option<H2Recv>);
 
@@ -380,15 +392,9 @@ impl Drop for H2Request {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        runtime.spawn(tokio::time::timeout(LINGER, async move {
-            let mut left = LINGER_BYTES;
-            while let Some(Ok(frame)) = std::future::poll_fn(|cx| recv.poll_next(cx)).await {
-                left = left.saturating_sub(frame.data_ref().map_or(1, Bytes::len));
-                if left == 0 {
-                    return;
-                }
-                recv.release(usize::MAX);
-            }
+        runtime.spawn(read_on(move |cx| {
+            recv.release(usize::MAX);
+            recv.poll_next(cx)
         }));
     }
 }

@@ -180,12 +180,14 @@ impl RouteTable {
 
 /// `/package.Service/Method` and nothing else.
 fn is_method_path(path: &str) -> bool {
-    let word = |text: &str| {
-        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-    };
     path.strip_prefix('/')
         .and_then(|rest| rest.split_once('/'))
-        .is_some_and(|(service, method)| service.split('.').all(word) && word(method))
+        .is_some_and(|(service, method)| service.split('.').all(is_name) && is_name(method))
+}
+
+/// One segment of a package, service or method name.
+pub(crate) fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 fn anyone() -> Access {

@@ -17,6 +17,7 @@ use super::{
     KeyConfig, KeySource, LimitsConfig, ListenConfig, LogConfig, RouteConfig, UpstreamConfig,
     UpstreamTls,
 };
+use crate::routes::is_name;
 
 /// What a `[[routes]]` entry names as upstream for the gateway's own services.
 const OWN_SERVICES: &str = "gateway";
@@ -551,12 +552,9 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
 fn check_pattern(pattern: &str) -> Result<(), &'static str> {
     let expected = "expected \"/package.Service/Method\", \"/package.Service/*\" or \"/package.*\"";
     let rest = pattern.strip_prefix('/').ok_or(expected)?;
-    let word = |text: &str| {
-        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-    };
-    let dotted = |text: &str| text.split('.').all(word);
+    let dotted = |text: &str| text.split('.').all(is_name);
     let good = match rest.split_once('/') {
-        Some((service, method)) => dotted(service) && (method == "*" || word(method)),
+        Some((service, method)) => dotted(service) && (method == "*" || is_name(method)),
         None => rest.strip_suffix(".*").is_some_and(dotted),
     };
     if good { Ok(()) } else { Err(expected) }
