@@ -6,4 +6,7 @@
 //!
 //! A request that cannot be served fails with a gRPC status that carries `google.rpc` details.
 
+pub mod connectors;
+pub mod events;
 pub mod model_registry;
+pub mod storage;

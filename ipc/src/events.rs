@@ -20,6 +20,7 @@ mod redis;
 mod ring;
 mod settings;
 mod subscription;
+mod typed;
 
 pub use channel::{CHANNEL_PREFIX, ChannelName, MAX_SEGMENT_BYTES};
 pub use event::{Event, FRAME_SLOTS};
@@ -34,3 +35,9 @@ pub use position::Position;
 pub use redis::RedisLog;
 pub use settings::{IDEMPOTENCY_WINDOW, LogSettings, MAX_IDEMPOTENCY_KEYS};
 pub use subscription::{LogSubscription, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES};
+pub use typed::{
+    ChainExecutionCompletedEvent, ChainExecutionFailedEvent, ChainStepCompletedEvent,
+    ContextAugmentationEvent, ConversationHistoryRetrievedEvent, ConversationUpdatedEvent,
+    DocumentIndexedEvent, DocumentRetrievalEvent, EventError, EventPayload, ModelHealthCheckEvent,
+    ModelRoutingDecisionEvent, ModelUsageEvent, TypedEvent,
+};

@@ -4,6 +4,7 @@
 //! The gateway itself is built from the same parts, so what a service author
 //! configures here (tokens, TLS, event log) means the same on both sides.
 
+pub mod clients;
 pub mod error;
 pub mod events;
 pub mod security;
@@ -19,6 +20,7 @@ pub mod generated {
 pub mod modules {
     /// Inter-process communication: what this crate is about.
     pub mod ipc {
+        pub use crate::clients;
         pub use crate::error::{IpcError, IpcResult};
         pub use crate::events as redis_pubsub;
         pub use crate::security;

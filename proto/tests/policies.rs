@@ -49,8 +49,14 @@ fn every_method_has_a_policy_that_names_a_known_role() {
 
 #[test]
 fn a_plain_user_may_not_change_what_others_see() {
-    // The first stops what the caller may start; the second only fills the service's own memory.
-    let harmless = ["CancelChainExecution", "LoadConversation"];
+    // The first stops what the caller may start; the second only fills the service's own memory;
+    // the others write to the caller's own conversations.
+    let harmless = [
+        "CancelChainExecution",
+        "LoadConversation",
+        "CreateConversation",
+        "AddMessage",
+    ];
     for (method, rule) in rules() {
         let reads = rule.idempotency == "NO_SIDE_EFFECTS";
         let name = method.rsplit('.').next().unwrap_or_default();

@@ -1,0 +1,321 @@
+//! An embedded SQL database (SQLite) for one service: what a write was answered for survives the
+//! process.
+//!
+//! Owns the file, its lock, the migrations, the thread that writes and the connections that read.
+//! It does not own any table: the services bring their migrations and their SQL. One thread
+//! writes, in the order in which writes arrive; those that wait share one transaction, so that a
+//! commit is paid once for many. The journal is a write-ahead log with full synchronisation: a
+//! write is answered after the commit is on disk.
+//!
+//! It fails with [`StorageError`]: a full or broken disk fails the writes that it concerns and
+//! nothing else. Limits: 1,024 writes wait, then further ones wait for a place; 64 writes share a
+//! transaction; 4 reads run at a time.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite_migration::{M, Migrations};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+const WAITING_WRITES: usize = 1024;
+const WRITES_PER_COMMIT: usize = 64;
+const READERS: usize = 4;
+/// How long a statement waits for the file, which a backup tool may hold.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the database did not do what it was asked for.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The directory or file can't be made or opened.
+    #[error("cannot open {path}: {why}", path = .path.display())]
+    Open {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
+    },
+    /// Another process uses the file.
+    #[error("{path} is used by another process", path = .0.display())]
+    Locked(PathBuf),
+    /// SQLite refused: the disk is full or broken, or the file is damaged.
+    #[error("the database failed: {0}")]
+    Database(Arc<rusqlite::Error>),
+    /// The operation was given up, by a fault in it or because the database is closed.
+    #[error("the database gave the operation up")]
+    GivenUp,
+}
+
+impl From<rusqlite::Error> for StorageError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(Arc::new(error))
+    }
+}
+
+/// Tells the caller of a write how the commit went.
+type Answer = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
+/// One write. Without an answer it failed, and left nothing to commit.
+type Write = Box<dyn FnOnce(&mut Transaction<'_>) -> Result<Option<Answer>, StorageError> + Send>;
+
+/// An open database. Cheap to clone; closed when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Database {
+    writes: mpsc::Sender<Write>,
+    readers: Arc<Readers>,
+}
+
+#[derive(Debug)]
+struct Readers {
+    places: Semaphore,
+    connections: Mutex<Vec<Connection>>,
+    /// Held as long as the database is open; the system lets go of it when the process ends.
+    _lock: File,
+}
+
+impl Database {
+    /// Opens the file, or makes it, and brings its tables to the newest version.
+    ///
+    /// # Errors
+    /// [`StorageError`] that names the file: it is used by another process, can't be opened, is no
+    /// database, or is of a newer version than this program knows.
+    pub fn open(path: &Path, migrations: &[&'static str]) -> Result<Self, StorageError> {
+        let refuse = |why: String| StorageError::Open {
+            path: path.to_owned(),
+            why,
+        };
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory).map_err(|error| refuse(error.to_string()))?;
+        }
+        let lock = lock(path)?;
+        let mut connection = Connection::open(path).map_err(|error| refuse(error.to_string()))?;
+        prepare(&mut connection, migrations).map_err(|error| refuse(error.to_string()))?;
+        let readers = (0..READERS)
+            .map(|_| reader(path))
+            .collect::<Result<_, _>>()
+            .map_err(|error| refuse(error.to_string()))?;
+        let (writes, waiting) = mpsc::channel(WAITING_WRITES);
+        std::thread::Builder::new()
+            .name("storage".to_owned())
+            .spawn(move || write_all(connection, waiting))
+            .map_err(|error| refuse(error.to_string()))?;
+        Ok(Self {
+            writes,
+            readers: Arc::new(Readers {
+                places: Semaphore::new(READERS),
+                connections: Mutex::new(readers),
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// Runs `work` in a transaction and returns what it gave once the commit is on disk. An error
+    /// of `work` undoes what it wrote. `committed` runs after the commit, on the writing thread:
+    /// in the order of the writes, and before any later write begins.
+    ///
+    /// A caller that goes away while it waits changes nothing: the write is done.
+    ///
+    /// # Errors
+    /// What `work` failed with, or the [`StorageError`] that stopped the commit.
+    pub async fn write_then<T, E>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+        committed: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StorageError> + Send + 'static,
+    {
+        let (tell, told) = oneshot::channel();
+        let write: Write = Box::new(move |transaction| {
+            let savepoint = transaction.savepoint()?;
+            match work(&savepoint) {
+                Ok(value) => {
+                    savepoint.commit()?;
+                    Ok(Some(Box::new(move |outcome| {
+                        let outcome = outcome.map_err(E::from).map(|()| {
+                            committed(&value);
+                            value
+                        });
+                        // Whoever asked may be gone.
+                        let _ = tell.send(outcome);
+                    })))
+                }
+                Err(error) => {
+                    // Dropped, the savepoint undoes what was written.
+                    drop(savepoint);
+                    let _ = tell.send(Err(error));
+                    Ok(None)
+                }
+            }
+        });
+        let gone = |_| E::from(StorageError::GivenUp);
+        self.writes
+            .send(write)
+            .await
+            .map_err(|_| StorageError::GivenUp)?;
+        told.await.map_err(gone)?
+    }
+
+    /// [`Database::write_then`] with nothing to do after the commit.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write<T, E>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StorageError> + Send + 'static,
+    {
+        self.write_then(work, |_| ()).await
+    }
+
+    /// Runs `work` on a connection that only reads, on a thread where it may block.
+    ///
+    /// # Errors
+    /// What `work` failed with, or [`StorageError::GivenUp`].
+    pub async fn read<T, E>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StorageError> + Send + 'static,
+    {
+        let readers = Arc::clone(&self.readers);
+        let reading = async move {
+            // The place moves into the thread, so that a caller who goes away frees it only when
+            // the connection is back.
+            let blocking = Arc::clone(&readers);
+            let place = readers.places.acquire().await.ok()?;
+            place.forget();
+            tokio::task::spawn_blocking(move || {
+                let connection = Lent::take(blocking)?;
+                Some(work(connection.get()?))
+            })
+            .await
+            .ok()?
+        };
+        reading
+            .await
+            .unwrap_or_else(|| Err(StorageError::GivenUp.into()))
+    }
+}
+
+/// A reading connection that finds its way back, with its place, however the reading ends.
+struct Lent {
+    readers: Arc<Readers>,
+    connection: Option<Connection>,
+}
+
+impl Lent {
+    fn take(readers: Arc<Readers>) -> Option<Self> {
+        let connection = readers.lock().pop();
+        let lent = Self {
+            readers,
+            connection,
+        };
+        lent.connection.is_some().then_some(lent)
+    }
+
+    fn get(&self) -> Option<&Connection> {
+        self.connection.as_ref()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.readers.lock().extend(self.connection.take());
+        self.readers.places.add_permits(1);
+    }
+}
+
+impl Readers {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Two processes with a copy of the tables in memory each would undo each other's work.
+fn lock(path: &Path) -> Result<File, StorageError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let refuse = |error: std::io::Error| StorageError::Open {
+        path: name.clone(),
+        why: error.to_string(),
+    };
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&name)
+        .map_err(refuse)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StorageError::Locked(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(refuse(error)),
+    }
+}
+
+fn prepare(
+    connection: &mut Connection,
+    migrations: &[&'static str],
+) -> Result<(), rusqlite_migration::Error> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    let steps = migrations.iter().map(|sql| M::up(sql)).collect();
+    Migrations::new(steps).to_latest(connection)
+}
+
+fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(connection)
+}
+
+/// The writing thread: ends when the database is closed.
+fn write_all(mut connection: Connection, mut waiting: mpsc::Receiver<Write>) {
+    while let Some(first) = waiting.blocking_recv() {
+        let more = std::iter::from_fn(|| waiting.try_recv().ok());
+        let batch = std::iter::once(first).chain(more).take(WRITES_PER_COMMIT);
+        if let Err(error) = commit(&mut connection, batch) {
+            tracing::error!(%error, "a write to the database failed");
+        }
+    }
+}
+
+fn commit(
+    connection: &mut Connection,
+    batch: impl Iterator<Item = Write>,
+) -> Result<(), StorageError> {
+    let mut answers = Vec::new();
+    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for write in batch {
+        // A fault in one write must not end the thread that all others need.
+        match catch_unwind(AssertUnwindSafe(|| write(&mut transaction))) {
+            Ok(Ok(answer)) => answers.extend(answer),
+            Ok(Err(error)) => tracing::error!(%error, "a write to the database failed"),
+            Err(_) => tracing::error!("a write to the database panicked"),
+        }
+    }
+    let outcome = transaction.commit().map_err(StorageError::from);
+    for answer in answers {
+        if catch_unwind(AssertUnwindSafe(|| answer(outcome.clone()))).is_err() {
+            tracing::error!("what follows a write to the database panicked");
+        }
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests;
