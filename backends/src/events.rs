@@ -6,11 +6,12 @@
 //! and what comes while 1,024 events wait, is dropped, counted and logged.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use intellirouter::events::{ChannelName, EventLog, PublishError, TypedEvent};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -22,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug)]
 pub struct Events {
     queue: mpsc::Sender<Item>,
-    dropped: Arc<AtomicU64>,
+    dropped: Counter,
 }
 
 #[derive(Debug)]
@@ -41,9 +42,9 @@ impl Events {
         let (queue, waiting) = mpsc::channel(WAITING);
         let events = Self {
             queue,
-            dropped: Arc::default(),
+            dropped: Counter::default(),
         };
-        tokio::spawn(send_all(log, waiting, Arc::clone(&events.dropped)));
+        tokio::spawn(send_all(log, waiting, events.dropped.clone()));
         events
     }
 
@@ -77,15 +78,20 @@ impl Events {
     /// How many events were dropped since the start.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.dropped.get()
+    }
+
+    /// Adds the count of dropped events of the service with this name.
+    pub fn register(&self, service: &str, registry: &mut Registry) {
+        registry.register(
+            format!("{service}_events_dropped"),
+            "Events that the store did not take in time",
+            self.dropped.clone(),
+        );
     }
 }
 
-async fn send_all(
-    log: Arc<dyn EventLog>,
-    mut waiting: mpsc::Receiver<Item>,
-    dropped: Arc<AtomicU64>,
-) {
+async fn send_all(log: Arc<dyn EventLog>, mut waiting: mpsc::Receiver<Item>, dropped: Counter) {
     while let Some(item) = waiting.recv().await {
         match item {
             Item::Flush(tell) => {
@@ -128,7 +134,10 @@ fn may_pass(error: &PublishError) -> bool {
     }
 }
 
-fn drop_event(dropped: &AtomicU64, channel: &ChannelName, why: &str) {
-    dropped.fetch_add(1, Ordering::Relaxed);
+fn drop_event(dropped: &Counter, channel: &ChannelName, why: &str) {
+    dropped.inc();
     tracing::warn!(%channel, why, "an event was dropped");
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,32 +1,44 @@
 //! The models that can be called, and their state: `ModelRegistryService` of the contract.
 //!
 //! Owns the list of models, their API keys, and the health checks. It does not own the choice of a
-//! model for a request (the router's), nor who may call (the gateway's, by the roles that stand at
-//! the methods). State is in memory: a restart forgets it.
+//! model for a request (the router's, through [`ModelSource`]), the ways to reach a model (the
+//! connectors'), nor who may call (the gateway's, by the roles that stand at the methods).
+//!
+//! State is in an SQLite database: what was acknowledged survives the process. API keys stand there
+//! as they are given, in a file for its owner alone. Reads come from a copy in memory, which is
+//! changed after the commit. What is measured of a model (average latency; the time of a check that
+//! nobody called for) is in memory alone.
 //!
 //! It fails with a gRPC status and `google.rpc` details: a malformed request INVALID_ARGUMENT and
 //! `BadRequest`, which names each field and what was expected; an unknown model NOT_FOUND, a
 //! taken id ALREADY_EXISTS, both with `ResourceInfo`; a limit RESOURCE_EXHAUSTED and
 //! `QuotaFailure`; a connector that is not there, or a key that must be given again,
 //! FAILED_PRECONDITION and `PreconditionFailure`; a model that is changed while it is checked
-//! ABORTED. An answer's in-band `status` is SUCCESS, or TIMEOUT for a check that got no answer.
+//! ABORTED; a disk that does not take a change UNAVAILABLE and `RetryInfo`, and memory stays as it
+//! was. An answer's in-band `status` is SUCCESS, or TIMEOUT for a check that got no answer.
 //!
-//! Limits: per request those in [`limits`], for the whole those in [`RegistrySettings`].
+//! Limits: per request those in [`limits`], for the whole those in [`RegistrySettings`]; 16 health
+//! checks at a time that nobody called for.
 
 mod error;
-mod faults;
-mod filter;
+pub(crate) mod filter;
 mod health;
 pub mod limits;
+mod memory;
+mod metrics;
+mod record;
+mod rounds;
+mod settings;
 mod store;
-mod validate;
+mod table;
+pub(crate) mod validate;
 
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use intellirouter_proto::intellirouter::common::v1::Status as Ended;
 use intellirouter_proto::intellirouter::model_registry::v1::model_registry_service_server::ModelRegistryService;
@@ -37,13 +49,25 @@ use intellirouter_proto::intellirouter::model_registry::v1::{
     RemoveModelResponse, UpdateModelRequest, UpdateModelResponse, UpdateModelStatusRequest,
     UpdateModelStatusResponse,
 };
+use prometheus_client::registry::Registry;
 use prost::Message;
 use prost_types::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
 
 use self::error::RegistryError;
-use self::health::{Connector, Outcome};
-use self::store::Store;
+use self::health::{By, Checker};
+use self::memory::Entry;
+use self::metrics::Metrics;
+use self::rounds::Rounds;
+pub use self::settings::RegistrySettings;
+use self::store::{Capacity, Store};
+pub use self::table::MIGRATIONS;
+use crate::connectors::Connectors;
+use crate::events::Events;
+use crate::router::candidate::{Candidate, ModelSource};
+use crate::storage::{Database, StorageError};
 
 /// The entry of a model's `metadata` map that holds the reason of its last change of status. It
 /// takes none of the room of the map.
@@ -53,39 +77,12 @@ pub const STATUS_REASON: &str = "status_reason";
 /// compares up to 2048 texts per model.
 const MODELS_PER_TURN: usize = 128;
 
-/// How much the registry holds and answers.
-#[derive(Clone, Debug)]
-pub struct RegistrySettings {
-    /// Most models. 10,000 unless set.
-    pub max_models: usize,
-    /// Most bytes of all models, in their encoded form; decoded, in memory, they take more.
-    /// Reasons of a status and outcomes of checks come on top, at most 1.2 KiB per model.
-    /// 64 MiB unless set.
-    pub max_total_bytes: usize,
-    /// Largest answer of ListModels and FindModels, in bytes. 4 MiB unless set, which is what gRPC
-    /// clients take unless told otherwise.
-    pub max_answer_bytes: usize,
-    /// How long a health check waits if neither the request nor the connector says. 5 seconds
-    /// unless set; never longer than [`limits::HEALTH_TIMEOUT_MS`].
-    pub health_timeout: Duration,
-}
-
-impl Default for RegistrySettings {
-    fn default() -> Self {
-        Self {
-            max_models: 10_000,
-            max_total_bytes: 64 * 1024 * 1024,
-            max_answer_bytes: 4 * 1024 * 1024,
-            health_timeout: Duration::from_secs(5),
-        }
-    }
-}
-
 /// The service. Wrap it in the generated `ModelRegistryServiceServer` to serve it.
 ///
 /// **Register** needs `id`, `name` and `provider`. The registry sets `created_at` and `updated_at`,
 /// clears `last_checked_at`, and takes the status AVAILABLE if none is given. A connector needs a
-/// `type`; its `endpoint_url` may not hold a user name or password.
+/// `type` that exists and settings that it can work with; its `endpoint_url` may not hold a user
+/// name or password. A model without one can be kept, but neither checked nor picked.
 ///
 /// **Update** replaces the whole model, except: `created_at` and `last_checked_at` stay; a status
 /// that is UNSPECIFIED and an `avg_latency_ms` of 0 leave the recorded one; an empty `api_key`
@@ -103,30 +100,99 @@ impl Default for RegistrySettings {
 /// latency 0, so that new models can be found. `tags` and `metadata`: it has all of these. Texts
 /// are compared exactly. Like ListModels it answers in the order of ids.
 ///
-/// **CheckModelHealth** asks through the model's connector, records the time in `last_checked_at`
-/// and the latency in the moving average `avg_latency_ms`, and leaves status and `updated_at` as
-/// they are: taking a model out is an operator's decision. It waits for `timeout_ms` of the
-/// request, else of the connector, else of the settings. The connector here is `local`, for models
-/// in this process; a model with none or another type fails with FAILED_PRECONDITION.
+/// **CheckModelHealth** asks through the model's connector, with its key, and records the time in
+/// `last_checked_at`. It waits for `timeout_ms` of the request, else of the connector, else of the
+/// settings; a connector that has a shorter limit of its own keeps to it. The in-band `status` is
+/// that of the check, not of the model: SUCCESS also when it found the model not healthy, and
+/// TIMEOUT when nothing came in time; both say `healthy: false` and why. A model that is AVAILABLE
+/// and not healthy turns UNAVAILABLE, with the reason `health check failed: …`; one that a check made
+/// UNAVAILABLE turns AVAILABLE when it is healthy again. Every other status is an operator's, and so
+/// is UNAVAILABLE once an operator has set it: no check changes those. Who set it survives a
+/// restart. Each check by call emits a `model_health_check` event.
 ///
-/// An API key goes in and never comes out: answers, logs and `Debug` are without it. All other
-/// fields come back, so a secret has no place in `parameters` or `metadata`.
+/// The registry checks every model with a connector once per `health_interval` too, except those in
+/// MAINTENANCE and DEPRECATED, and soon after a call could not reach it. Of these checks only a
+/// change of the health is logged, emitted and written to disk.
+///
+/// `avg_latency_ms` of an answer is the live average: of the calls, beginning with what was
+/// registered; as long as there is neither, of the health checks. A restart begins again with what
+/// was registered.
+///
+/// An API key goes in and never comes out: answers, events, logs and `Debug` are without it. All
+/// other fields come back, so a secret has no place in `parameters` or `metadata`.
 pub struct ModelRegistry {
-    settings: RegistrySettings,
-    store: Store,
+    max_answer_bytes: usize,
+    store: Arc<Store>,
+    connectors: Connectors,
+    checker: Arc<Checker>,
+    metrics: Arc<Metrics>,
+    /// Where the router tells of models that it could not reach.
+    reports: mpsc::Sender<String>,
+    /// The rounds of health checks; they end with the registry.
+    _rounds: JoinSet<()>,
     /// Wall clock; tests have their own.
     clock: fn() -> SystemTime,
 }
 
 impl ModelRegistry {
-    /// An empty registry.
-    pub fn new(settings: RegistrySettings) -> Self {
-        let store = Store::new(settings.max_models, settings.max_total_bytes);
-        Self {
-            settings,
-            store,
-            clock: SystemTime::now,
+    /// Reads the models that `database` holds, and begins with the health checks. The database was
+    /// opened with [`MIGRATIONS`], and nobody else writes to those tables.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the models cannot be read.
+    pub async fn open(
+        database: Database,
+        settings: RegistrySettings,
+        connectors: Connectors,
+        events: Events,
+    ) -> Result<Self, StorageError> {
+        Self::open_at(database, settings, connectors, events, SystemTime::now).await
+    }
+
+    async fn open_at(
+        database: Database,
+        settings: RegistrySettings,
+        connectors: Connectors,
+        events: Events,
+        clock: fn() -> SystemTime,
+    ) -> Result<Self, StorageError> {
+        let capacity = Capacity {
+            models: settings.max_models,
+            bytes: settings.max_total_bytes,
+        };
+        let metrics = Arc::new(Metrics::default());
+        let store = Arc::new(Store::open(database, capacity, Arc::clone(&metrics)).await?);
+        let checker = Arc::new(Checker {
+            store: Arc::clone(&store),
+            connectors: connectors.clone(),
+            events,
+            metrics: Arc::clone(&metrics),
+            timeout: settings.health_timeout,
+            clock,
+        });
+        let (reports, reported) = mpsc::channel(rounds::REPORTS);
+        let mut rounds = JoinSet::new();
+        if !settings.health_interval.is_zero() {
+            let checker = Arc::clone(&checker);
+            rounds.spawn(Rounds::new(checker, settings.health_interval).run(reported));
         }
+        Ok(Self {
+            max_answer_bytes: settings.max_answer_bytes,
+            store,
+            connectors,
+            checker,
+            metrics,
+            reports,
+            _rounds: rounds,
+            clock,
+        })
+    }
+
+    /// Makes the counts visible in `registry`: `model_registry_models` by status,
+    /// `model_registry_health_checks_total` by outcome (healthy, failed, timeout) and
+    /// `model_registry_writes_total` by outcome (committed, failed).
+    pub fn register(&self, registry: &mut Registry) {
+        self.metrics.register(self.store.memory(), registry);
     }
 
     fn now(&self) -> Timestamp {
@@ -135,20 +201,21 @@ impl ModelRegistry {
 
     /// The models that match, as long as they fit in an answer.
     async fn collect(&self, filter: &ModelFilter) -> Result<Vec<ModelMetadata>, RegistryError> {
-        let max = self.settings.max_answer_bytes;
+        let max = self.max_answer_bytes;
         let empty = FindModelsResponse {
             status: Ended::Success.into(),
             ..Default::default()
         };
         let mut bytes = empty.encoded_len();
         let mut found = Vec::new();
-        for models in self.store.all().chunks(MODELS_PER_TURN) {
-            for model in models.iter().filter(|model| filter::matches(filter, model)) {
-                bytes += prost::encoding::message::encoded_len(2, model.as_ref());
+        for entries in self.store.memory().all().chunks(MODELS_PER_TURN) {
+            for entry in entries.iter().filter(|entry| entry.meets(filter)) {
+                let model = entry.shown();
+                bytes += prost::encoding::message::encoded_len(2, &model);
                 if bytes > max {
                     return Err(RegistryError::AnswerTooLarge { max });
                 }
-                found.push(ModelMetadata::clone(model));
+                found.push(model);
             }
             tokio::task::yield_now().await;
         }
@@ -156,12 +223,29 @@ impl ModelRegistry {
     }
 }
 
+impl ModelSource for ModelRegistry {
+    fn candidates(&self) -> Vec<Candidate> {
+        let entries = self.store.memory().all();
+        entries.iter().map(Entry::candidate).collect()
+    }
+
+    fn candidate(&self, id: &str) -> Option<Candidate> {
+        Some(self.store.memory().get(id)?.candidate())
+    }
+
+    fn report_unreachable(&self, id: &str, why: &str) {
+        tracing::debug!(model_id = id, why, "a call could not reach the model");
+        // Full, or without rounds: then the next round or a call finds out.
+        let _ = self.reports.try_send(id.to_owned());
+    }
+}
+
 impl fmt::Debug for ModelRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("ModelRegistry");
         debug
-            .field("settings", &self.settings)
-            .field("models", &self.store.len());
+            .field("max_answer_bytes", &self.max_answer_bytes)
+            .field("models", &self.store.memory().len());
         debug.finish_non_exhaustive()
     }
 }
@@ -172,12 +256,12 @@ impl ModelRegistryService for ModelRegistry {
         &self,
         request: Request<RegisterModelRequest>,
     ) -> Result<Response<RegisterModelResponse>, Status> {
-        let model = validate::model(request.into_inner().metadata)?;
-        let model = self.store.insert(model, self.now())?;
+        let model = validate::model(request.into_inner().metadata, &self.connectors)?;
+        let model = self.store.insert(model, self.now()).await?;
         tracing::info!(model_id = %model.id, "model registered");
         Ok(Response::new(RegisterModelResponse {
             status: Ended::Success.into(),
-            metadata: Some(Arc::unwrap_or_clone(model)),
+            metadata: Some(model),
             error: None,
         }))
     }
@@ -188,10 +272,10 @@ impl ModelRegistryService for ModelRegistry {
     ) -> Result<Response<GetModelResponse>, Status> {
         let GetModelRequest { model_id, .. } = request.into_inner();
         validate::model_id(&model_id)?;
-        let model = self.store.get(&model_id)?;
+        let entry = self.store.get(&model_id)?;
         Ok(Response::new(GetModelResponse {
             status: Ended::Success.into(),
-            metadata: Some(Arc::unwrap_or_clone(model)),
+            metadata: Some(entry.shown()),
             error: None,
         }))
     }
@@ -200,12 +284,12 @@ impl ModelRegistryService for ModelRegistry {
         &self,
         request: Request<UpdateModelRequest>,
     ) -> Result<Response<UpdateModelResponse>, Status> {
-        let model = validate::model(request.into_inner().metadata)?;
-        let model = self.store.replace(model, self.now())?;
+        let model = validate::model(request.into_inner().metadata, &self.connectors)?;
+        let model = self.store.replace(model, self.now()).await?;
         tracing::info!(model_id = %model.id, "model updated");
         Ok(Response::new(UpdateModelResponse {
             status: Ended::Success.into(),
-            metadata: Some(Arc::unwrap_or_clone(model)),
+            metadata: Some(model),
             error: None,
         }))
     }
@@ -216,11 +300,11 @@ impl ModelRegistryService for ModelRegistry {
     ) -> Result<Response<RemoveModelResponse>, Status> {
         let RemoveModelRequest { model_id, .. } = request.into_inner();
         validate::model_id(&model_id)?;
-        let model = self.store.remove(&model_id)?;
+        let model = self.store.remove(&model_id).await?;
         tracing::info!(model_id, "model removed");
         Ok(Response::new(RemoveModelResponse {
             status: Ended::Success.into(),
-            metadata: Some(Arc::unwrap_or_clone(model)),
+            metadata: Some(model),
             error: None,
         }))
     }
@@ -263,7 +347,8 @@ impl ModelRegistryService for ModelRegistry {
         } = request;
         let model = self
             .store
-            .set_status(&model_id, status, reason, self.now())?;
+            .set_status(&model_id, status, reason, self.now())
+            .await?;
         let reason = model.metadata.get(STATUS_REASON);
         tracing::info!(
             model_id,
@@ -273,7 +358,7 @@ impl ModelRegistryService for ModelRegistry {
         );
         Ok(Response::new(UpdateModelStatusResponse {
             status: Ended::Success.into(),
-            metadata: Some(Arc::unwrap_or_clone(model)),
+            metadata: Some(model),
             error: None,
         }))
     }
@@ -288,25 +373,11 @@ impl ModelRegistryService for ModelRegistry {
             ..
         } = request.into_inner();
         validate::health_check(&model_id, timeout_ms)?;
-        let model = self.store.get(&model_id)?;
-        let config = model.connector_config.as_ref();
-        let Some(connector) = Connector::of(config) else {
-            return Err(RegistryError::NoConnector { id: model_id }.into());
-        };
-        let connector_ms = config.map_or(0, |config| config.timeout_ms);
-        let limit = health::limit(timeout_ms, connector_ms, self.settings.health_timeout);
-
-        let outcome = health::check(connector, limit).await;
-
-        let at = self.now();
-        let latency_ms = match outcome {
-            Outcome::Answered(latency) => Some(health::milliseconds(latency)),
-            Outcome::Silent(_) => None,
-        };
-        self.store.record_check(&model, latency_ms, at)?;
+        let entry = self.store.get(&model_id)?;
+        let checked = self.checker.check(&entry, timeout_ms, By::Call).await?;
         Ok(Response::new(CheckModelHealthResponse {
-            status: outcome.status().into(),
-            result: Some(outcome.result(connector, at)),
+            status: checked.status().into(),
+            result: Some(checked.result()),
             error: None,
         }))
     }

@@ -5,13 +5,16 @@
 //! It does not own any table: the services bring their migrations and their SQL. One thread
 //! writes, in the order in which writes arrive; those that wait share one transaction, so that a
 //! commit is paid once for many. The journal is a write-ahead log with full synchronisation: a
-//! write is answered after the commit is on disk.
+//! write is answered after the commit is on disk. Services keep secrets here, so all its files are
+//! for their owner alone (mode 0600), whatever the umask.
 //!
 //! It fails with [`StorageError`]: a full or broken disk fails the writes that it concerns and
 //! nothing else. Limits: 1,024 writes wait, then further ones wait for a place; 64 writes share a
 //! transaction; 4 reads run at a time.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,8 +60,9 @@ impl From<rusqlite::Error> for StorageError {
 
 /// Tells the caller of a write how the commit went.
 type Answer = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
-/// One write. Without an answer it failed, and left nothing to commit.
-type Write = Box<dyn FnOnce(&mut Transaction<'_>) -> Result<Option<Answer>, StorageError> + Send>;
+/// One write, or the reason why it can't be done. Without an answer it failed, has told so, and left
+/// nothing to commit.
+type Write = Box<dyn FnOnce(Result<&mut Transaction<'_>, StorageError>) -> Option<Answer> + Send>;
 
 /// An open database. Cheap to clone; closed when the last clone is dropped.
 #[derive(Clone, Debug)]
@@ -90,6 +94,7 @@ impl Database {
             std::fs::create_dir_all(directory).map_err(|error| refuse(error.to_string()))?;
         }
         let lock = lock(path)?;
+        make_private(path).map_err(|error| refuse(error.to_string()))?;
         let mut connection = Connection::open(path).map_err(|error| refuse(error.to_string()))?;
         prepare(&mut connection, migrations).map_err(|error| refuse(error.to_string()))?;
         let readers = (0..READERS)
@@ -129,26 +134,18 @@ impl Database {
         E: From<StorageError> + Send + 'static,
     {
         let (tell, told) = oneshot::channel();
-        let write: Write = Box::new(move |transaction| {
-            let savepoint = transaction.savepoint()?;
-            match work(&savepoint) {
-                Ok(value) => {
-                    savepoint.commit()?;
-                    Ok(Some(Box::new(move |outcome| {
-                        let outcome = outcome.map_err(E::from).map(|()| {
-                            committed(&value);
-                            value
-                        });
-                        // Whoever asked may be gone.
-                        let _ = tell.send(outcome);
-                    })))
-                }
-                Err(error) => {
-                    // Dropped, the savepoint undoes what was written.
-                    drop(savepoint);
-                    let _ = tell.send(Err(error));
-                    Ok(None)
-                }
+        let write: Write = Box::new(move |transaction| match attempt(transaction, work) {
+            Ok(value) => Some(Box::new(move |outcome| {
+                let outcome = outcome.map_err(E::from).map(|()| {
+                    committed(&value);
+                    value
+                });
+                // Whoever asked may be gone.
+                let _ = tell.send(outcome);
+            })),
+            Err(error) => {
+                let _ = tell.send(Err(error));
+                None
             }
         });
         let gone = |_| E::from(StorageError::GivenUp);
@@ -206,6 +203,18 @@ impl Database {
     }
 }
 
+/// Runs `work` so that an error undoes what it wrote, and nothing else.
+fn attempt<T, E: From<StorageError>>(
+    transaction: Result<&mut Transaction<'_>, StorageError>,
+    work: impl FnOnce(&Connection) -> Result<T, E>,
+) -> Result<T, E> {
+    let savepoint = transaction?.savepoint().map_err(StorageError::from)?;
+    // Dropped on an error, the savepoint undoes what was written.
+    let value = work(&savepoint)?;
+    savepoint.commit().map_err(StorageError::from)?;
+    Ok(value)
+}
+
 /// A reading connection that finds its way back, with its place, however the reading ends.
 struct Lent {
     readers: Arc<Readers>,
@@ -244,10 +253,8 @@ impl Readers {
 
 /// Two processes with a copy of the tables in memory each would undo each other's work.
 fn lock(path: &Path) -> Result<File, StorageError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let name = PathBuf::from(name);
-    let refuse = |error: std::io::Error| StorageError::Open {
+    let name = beside(path, ".lock");
+    let refuse = |error: io::Error| StorageError::Open {
         path: name.clone(),
         why: error.to_string(),
     };
@@ -255,6 +262,7 @@ fn lock(path: &Path) -> Result<File, StorageError> {
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o600)
         .open(&name)
         .map_err(refuse)?;
     match file.try_lock() {
@@ -262,6 +270,28 @@ fn lock(path: &Path) -> Result<File, StorageError> {
         Err(TryLockError::WouldBlock) => Err(StorageError::Locked(path.to_owned())),
         Err(TryLockError::Error(error)) => Err(refuse(error)),
     }
+}
+
+/// Makes the file, if it is not there, and takes it from everybody but its owner. SQLite gives the
+/// files that it makes beside it the same mode; those that are there may be of another time.
+fn make_private(path: &Path) -> io::Result<()> {
+    let mut make = OpenOptions::new();
+    let make = make.create(true).truncate(false).write(true).mode(0o600);
+    make.open(path)?
+        .set_permissions(Permissions::from_mode(0o600))?;
+    for suffix in ["-wal", "-shm"] {
+        match std::fs::set_permissions(beside(path, suffix), Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 fn prepare(
@@ -298,23 +328,41 @@ fn commit(
     connection: &mut Connection,
     batch: impl Iterator<Item = Write>,
 ) -> Result<(), StorageError> {
+    let mut batch = batch.collect::<Vec<_>>().into_iter();
     let mut answers = Vec::new();
-    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for write in batch {
-        // A fault in one write must not end the thread that all others need.
-        match catch_unwind(AssertUnwindSafe(|| write(&mut transaction))) {
-            Ok(Ok(answer)) => answers.extend(answer),
-            Ok(Err(error)) => tracing::error!(%error, "a write to the database failed"),
-            Err(_) => tracing::error!("a write to the database panicked"),
-        }
-    }
-    let outcome = transaction.commit().map_err(StorageError::from);
+    let outcome = fill(connection, &mut batch, &mut answers);
     for answer in answers {
         if catch_unwind(AssertUnwindSafe(|| answer(outcome.clone()))).is_err() {
             tracing::error!("what follows a write to the database panicked");
         }
     }
+    if let Err(error) = &outcome {
+        // What is left was not begun; its callers learn why.
+        batch.for_each(|write| drop(write(Err(error.clone()))));
+    }
     outcome
+}
+
+/// Does the writes of `batch` in one transaction, until one of them breaks it.
+fn fill(
+    connection: &mut Connection,
+    batch: &mut impl Iterator<Item = Write>,
+    answers: &mut Vec<Answer>,
+) -> Result<(), StorageError> {
+    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for write in batch {
+        // A fault in one write must not end the thread that all others need.
+        match catch_unwind(AssertUnwindSafe(|| write(Ok(&mut transaction)))) {
+            Ok(answer) => answers.extend(answer),
+            Err(_) => tracing::error!("a write to the database panicked"),
+        }
+        // A full or broken disk makes SQLite undo the whole transaction at once. A further write
+        // would be committed on its own, while its caller hears of the failure of the whole.
+        if transaction.is_autocommit() {
+            break;
+        }
+    }
+    Ok(transaction.commit()?)
 }
 
 #[cfg(test)]

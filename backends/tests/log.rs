@@ -5,9 +5,14 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use intellirouter_backends::model_registry::{ModelRegistry, RegistrySettings};
+use intellirouter::events::{LogSettings, MemoryLog};
+use intellirouter_backends::connectors::{ConnectorSettings, Connectors};
+use intellirouter_backends::events::Events;
+use intellirouter_backends::model_registry::{MIGRATIONS, ModelRegistry, RegistrySettings};
+use intellirouter_backends::storage::Database;
 use intellirouter_proto::intellirouter::model_registry::v1 as pb;
 use pb::model_registry_service_client::ModelRegistryServiceClient;
 use pb::model_registry_service_server::ModelRegistryServiceServer;
@@ -17,6 +22,8 @@ use tonic::transport::{Channel, Server};
 use tracing_subscriber::fmt::MakeWriter;
 
 const KEY: &str = "sk-very-secret";
+/// Nothing listens on this port.
+const URL: &str = "http://127.0.0.1:1/v1";
 
 #[tokio::test]
 async fn every_change_is_logged_and_no_api_key_is() {
@@ -27,7 +34,8 @@ async fn every_change_is_logged_and_no_api_key_is() {
         .with_writer(log.clone())
         .init();
 
-    let mut client = client().await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut client = client(directory.path()).await;
     let metadata = Some(keyed_model());
     let request = pb::RegisterModelRequest {
         context: None,
@@ -40,6 +48,12 @@ async fn every_change_is_logged_and_no_api_key_is() {
         metadata: request.metadata,
     };
     client.update_model(request).await.unwrap();
+    let request = pb::CheckModelHealthRequest {
+        context: None,
+        model_id: "m".to_owned(),
+        timeout_ms: 0,
+    };
+    client.check_model_health(request).await.unwrap();
     let request = pb::UpdateModelStatusRequest {
         context: None,
         model_id: "m".to_owned(),
@@ -57,6 +71,7 @@ async fn every_change_is_logged_and_no_api_key_is() {
     for text in [
         "model registered",
         "model updated",
+        "model is not healthy",
         "disk full",
         "model removed",
     ] {
@@ -65,10 +80,15 @@ async fn every_change_is_logged_and_no_api_key_is() {
     assert!(!shown.contains(KEY));
 }
 
-async fn client() -> ModelRegistryServiceClient<Channel> {
+async fn client(directory: &Path) -> ModelRegistryServiceClient<Channel> {
+    let database = Database::open(&directory.join("models.db"), MIGRATIONS).unwrap();
+    let connectors = Connectors::new(ConnectorSettings::default()).unwrap();
+    let events = Events::start(Arc::new(MemoryLog::new(LogSettings::default()).unwrap()));
+    let settings = RegistrySettings::default();
+    let registry = ModelRegistry::open(database, settings, connectors, events);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let service = ModelRegistryServiceServer::new(ModelRegistry::new(RegistrySettings::default()));
+    let service = ModelRegistryServiceServer::new(registry.await.unwrap());
     let server = Server::builder().add_service(service);
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     ModelRegistryServiceClient::connect(url).await.unwrap()
@@ -81,6 +101,7 @@ fn keyed_model() -> pb::ModelMetadata {
         provider: "acme".to_owned(),
         connector_config: Some(pb::ConnectorConfig {
             r#type: "openai".to_owned(),
+            endpoint_url: URL.to_owned(),
             api_key: KEY.to_owned(),
             ..Default::default()
         }),

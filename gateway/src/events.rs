@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{Request, Response};
-use intellirouter::IpcError;
 use intellirouter::events::{EventLog, LogSettings, PublishError, SubscribeError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +23,7 @@ use tonic::Code;
 
 use crate::body::Body;
 use crate::config::EventsConfig;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, StartError};
 use crate::layers::authenticate::Identity;
 use crate::reply::Reply;
 use crate::telemetry::Telemetry;
@@ -45,28 +44,35 @@ pub(crate) struct EventPlane {
 /// Payloads that arrive by POST at the same time; more are refused.
 const PUBLISHING: usize = 64;
 
+/// Opens the log that the configuration names.
+pub(crate) async fn open_log(config: &EventsConfig) -> Result<Arc<dyn EventLog>, StartError> {
+    let settings = LogSettings {
+        retain_bytes: config.retain_bytes,
+        retain_age: config.retain_age,
+        max_payload: config.payload_bytes,
+        publish_timeout: config.publish_timeout,
+        ca_file: config.ca_file.clone(),
+        ..LogSettings::default()
+    };
+    intellirouter::events::open(&config.store, settings)
+        .await
+        .map_err(|error| StartError::setting("events.store", error))
+}
+
 impl EventPlane {
-    pub(crate) async fn open(
+    pub(crate) fn new(
+        log: Arc<dyn EventLog>,
         config: &EventsConfig,
         telemetry: Arc<Telemetry>,
         drain: CancellationToken,
-    ) -> Result<Arc<Self>, IpcError> {
-        let settings = LogSettings {
-            retain_bytes: config.retain_bytes,
-            retain_age: config.retain_age,
-            max_payload: config.payload_bytes,
-            publish_timeout: config.publish_timeout,
-            ca_file: config.ca_file.clone(),
-            ..LogSettings::default()
-        };
-        let log = intellirouter::events::open(&config.store, settings).await?;
-        Ok(Arc::new(Self {
+    ) -> Arc<Self> {
+        Arc::new(Self {
             log,
             config: config.clone(),
             telemetry,
             drain,
             publishing: Semaphore::new(PUBLISHING),
-        }))
+        })
     }
 
     /// Puts the log's own counters into the metrics; called before each scrape.

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use intellirouter::IpcError;
+use intellirouter::events::EventLog;
 use intellirouter::security::{IdentitySigner, TokenVerifier, VerificationKey, VerifierSettings};
+use prometheus_client::registry::Registry;
 use prost_reflect::DescriptorPool;
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
@@ -51,10 +53,12 @@ pub enum StartError {
     System(#[from] std::io::Error),
 }
 
-fn setting(key: impl Into<String>, message: impl ToString) -> StartError {
-    StartError::Setting {
-        key: key.into(),
-        message: message.to_string(),
+impl StartError {
+    pub(crate) fn setting(key: impl Into<String>, message: impl ToString) -> Self {
+        Self::Setting {
+            key: key.into(),
+            message: message.to_string(),
+        }
     }
 }
 
@@ -68,6 +72,8 @@ pub(crate) struct Gateway {
     pub(crate) local: LocalServices,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
+    /// Metrics of the services that share this process.
+    pub(crate) services: Option<Registry>,
     /// Cancelled once, when the gateway stops taking connections.
     pub(crate) drain: CancellationToken,
     /// Told whenever a connection has closed.
@@ -75,14 +81,15 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Must run inside the control runtime, which the event log lives on.
-    pub(crate) async fn new(config: Config) -> Result<Arc<Self>, StartError> {
+    pub(crate) fn new(
+        config: Config,
+        log: Arc<dyn EventLog>,
+        services: Option<Registry>,
+    ) -> Result<Arc<Self>, StartError> {
         let telemetry = Telemetry::new(config.log.access);
         let drain = CancellationToken::new();
         let descriptors = descriptors(&config)?;
-        let events = EventPlane::open(&config.events, telemetry.clone(), drain.clone())
-            .await
-            .map_err(|error| setting("events.store", error))?;
+        let events = EventPlane::new(log, &config.events, telemetry.clone(), drain.clone());
         let upstreams = config
             .upstreams
             .iter()
@@ -100,6 +107,7 @@ impl Gateway {
             events,
             telemetry,
             upstreams,
+            services,
             drain,
             closed: Notify::new(),
             config,
@@ -132,7 +140,7 @@ impl Gateway {
             None,
             &[b"h2", b"http/1.1"],
         )
-        .map_err(|error| setting("listen", error))?;
+        .map_err(|error| StartError::setting("listen", error))?;
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 }
@@ -158,13 +166,13 @@ impl Worker {
 /// The built-in descriptor set and those of the config's files.
 pub(crate) fn descriptors(config: &Config) -> Result<DescriptorPool, StartError> {
     let mut pool = DescriptorPool::decode(intellirouter_proto::FILE_DESCRIPTOR_SET)
-        .map_err(|error| setting("descriptors", error))?;
+        .map_err(|error| StartError::setting("descriptors", error))?;
     for (i, path) in config.descriptor_files.iter().enumerate() {
         let key = format!("descriptors.files[{i}]");
-        let bytes = std::fs::read(path).map_err(|error| setting(&key, error))?;
+        let bytes = std::fs::read(path).map_err(|error| StartError::setting(&key, error))?;
         pool.decode_file_descriptor_set(bytes.as_slice())
             .map_err(|error| {
-                setting(
+                StartError::setting(
                     &key,
                     format!("expected a FileDescriptorSet with its imports: {error}"),
                 )
@@ -206,7 +214,7 @@ fn load_signer(config: &Config) -> Result<IdentitySigner, String> {
 }
 
 fn upstream_fault(config: &crate::config::UpstreamConfig, error: UpstreamError) -> StartError {
-    setting(format!("upstreams \"{}\"", config.name), error)
+    StartError::setting(format!("upstreams \"{}\"", config.name), error)
 }
 
 fn authenticate(config: &Config) -> Result<Authenticate, StartError> {
@@ -216,7 +224,7 @@ fn authenticate(config: &Config) -> Result<Authenticate, StartError> {
         .iter()
         .enumerate()
         .map(|(i, key)| {
-            load_key(key).map_err(|message| setting(format!("auth.keys[{i}]"), message))
+            load_key(key).map_err(|message| StartError::setting(format!("auth.keys[{i}]"), message))
         })
         .collect::<Result<Vec<_>, _>>()?;
     let settings = VerifierSettings {
@@ -224,10 +232,11 @@ fn authenticate(config: &Config) -> Result<Authenticate, StartError> {
         audience: config.auth.audience.clone(),
         leeway: config.auth.leeway,
     };
-    let verifier =
-        TokenVerifier::new(settings, keys).map_err(|error| setting("auth.keys", error))?;
+    let verifier = TokenVerifier::new(settings, keys)
+        .map_err(|error| StartError::setting("auth.keys", error))?;
     let identity = &config.identity;
-    let signer = load_signer(config).map_err(|message| setting("identity.key_file", message))?;
+    let signer =
+        load_signer(config).map_err(|message| StartError::setting("identity.key_file", message))?;
     let signing = Signing {
         signer,
         lifetime: identity.lifetime,

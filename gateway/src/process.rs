@@ -9,14 +9,18 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use intellirouter::events::EventLog;
+use intellirouter::logging::LogGuard;
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::admin;
 use crate::config::Config;
+use crate::events;
 use crate::gateway::{Gateway, StartError, Worker};
 use crate::server::{self, Inbox};
-use crate::{admin, telemetry};
 
 /// A gateway whose ports are bound.
 pub struct Bound {
@@ -30,7 +34,18 @@ impl Bound {
     /// Reads what a checked configuration names, then binds its ports. Must run
     /// on the runtime that [`Bound::run`] will run on.
     pub async fn new(config: Config) -> Result<Self, StartError> {
-        let gateway = Gateway::new(config).await?;
+        let log = events::open_log(&config.events).await?;
+        Self::beside(config, log, None).await
+    }
+
+    /// The same for a gateway that shares its process with services: they publish to `log`, and
+    /// `metrics` are shown beside the gateway's own.
+    pub async fn beside(
+        config: Config,
+        log: Arc<dyn EventLog>,
+        metrics: Option<Registry>,
+    ) -> Result<Self, StartError> {
+        let gateway = Gateway::new(config, log, metrics)?;
         let tls = gateway.tls()?;
         let listener = bind("listen.address", gateway.config.listen.address)?;
         let admin = bind("admin.address", gateway.config.admin)?;
@@ -160,7 +175,6 @@ impl Start {
 }
 
 /// Starts logging to stderr, as the configuration says.
-#[must_use = "dropping it ends the log"]
-pub(crate) fn log(config: &Config) -> telemetry::LogGuard {
-    telemetry::log(&config.log)
+pub(crate) fn log(config: &Config) -> LogGuard {
+    intellirouter::logging::start(&config.log.level, config.log.json)
 }

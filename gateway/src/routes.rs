@@ -11,32 +11,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use intellirouter_proto::intellirouter::options::v1::MethodPolicy;
-use prost_reflect::{DescriptorPool, MethodDescriptor};
+pub(crate) use intellirouter::security::ADMIN_ROLE as ADMIN;
+pub(crate) use intellirouter::security::policy::{ANYONE, Access, is_name};
+use intellirouter::security::policy::{MethodPolicy, method_policies};
+use prost_reflect::DescriptorPool;
 
 use crate::config::{Config, RouteConfig};
 use crate::telemetry::RouteMetrics;
-
-/// The role that may do everything.
-pub(crate) const ADMIN: &str = "admin";
-/// In a list of roles: any caller with a valid token.
-pub(crate) const ANYONE: &str = "*";
 
 /// The longest path that is looked up by its prefixes, in bytes, and the most
 /// packages that may nest: a look-up must not become work for an attacker.
 const MAX_PATH: usize = 1024;
 const MAX_DEPTH: usize = 16;
-
-/// Who may call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// Without a token.
-    Public,
-    /// With one of `any` (or `*`), and with all of `all`.
-    Roles { any: Vec<String>, all: Vec<String> },
-    /// No rule: nobody.
-    NoRule,
-}
 
 /// Where calls go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,16 +76,16 @@ impl RouteTable {
         };
         for (pattern, access) in [
             ("/grpc.health.v1.Health/*", Access::Public),
-            ("/grpc.reflection.v1.ServerReflection/*", anyone()),
-            ("/intellirouter.events.v1.EventService/*", anyone()),
+            ("/grpc.reflection.v1.ServerReflection/*", Access::anyone()),
+            ("/intellirouter.events.v1.EventService/*", Access::anyone()),
         ] {
             table.insert(pattern, Route::new(pattern, Target::Local, access));
         }
         for route in &config.routes {
             table.insert(&route.pattern, from_config(route));
         }
-        for method in methods(descriptors) {
-            table.refine(config, &method);
+        for policy in method_policies(descriptors) {
+            table.refine(config, policy);
         }
         table
     }
@@ -127,8 +113,9 @@ impl RouteTable {
 
     /// Methods of the descriptor set that are routed and that no rule covers.
     pub(crate) fn uncovered(&self, descriptors: &DescriptorPool) -> Vec<String> {
-        methods(descriptors)
-            .map(|method| path_of(&method))
+        method_policies(descriptors)
+            .into_iter()
+            .map(|policy| policy.path)
             .filter(|path| {
                 self.find(path)
                     .is_some_and(|route| route.access == Access::NoRule)
@@ -145,26 +132,19 @@ impl RouteTable {
 
     /// Gives a method of the descriptor set a route of its own, so that its
     /// options hold where the config is silent and metrics name the method.
-    fn refine(&mut self, config: &Config, method: &MethodDescriptor) {
-        let path = path_of(method);
+    fn refine(&mut self, config: &Config, policy: MethodPolicy) {
+        let path = policy.path;
         let Some(covering) = self.find(&path) else {
             return;
         };
-        let policy = policy_of(method);
         let written = config.routes.iter().find(|route| {
             route.pattern == path || Arc::ptr_eq(covering, self.by_pattern(&route.pattern))
         });
         let mut route = Route::new(&path, covering.target, covering.access.clone());
         route.forward_authorization = covering.forward_authorization;
-        route.timeout = written.and_then(|route| route.timeout);
-        if let Some(policy) = policy {
-            if route.access == Access::NoRule {
-                route.access = from_policy(&policy);
-            }
-            let timeout = policy
-                .timeout
-                .and_then(|timeout| Duration::try_from(timeout).ok());
-            route.timeout = route.timeout.or(timeout);
+        route.timeout = written.and_then(|route| route.timeout).or(policy.timeout);
+        if route.access == Access::NoRule {
+            route.access = policy.access;
         }
         self.methods.insert(path, Arc::new(route));
     }
@@ -185,25 +165,10 @@ fn is_method_path(path: &str) -> bool {
         .is_some_and(|(service, method)| service.split('.').all(is_name) && is_name(method))
 }
 
-/// One segment of a package, service or method name.
-pub(crate) fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-}
-
-fn anyone() -> Access {
-    Access::Roles {
-        any: vec![ANYONE.to_owned()],
-        all: Vec::new(),
-    }
-}
-
 fn from_config(config: &RouteConfig) -> Route {
     let access = match (&config.roles, config.public) {
         (_, true) => Access::Public,
-        (Some(any), _) => Access::Roles {
-            any: any.clone(),
-            all: Vec::new(),
-        },
+        (Some(any), _) => Access::any_of(any.clone()),
         (None, _) => Access::NoRule,
     };
     let target = config.upstream.map_or(Target::Local, Target::Upstream);
@@ -211,48 +176,6 @@ fn from_config(config: &RouteConfig) -> Route {
     route.timeout = config.timeout;
     route.forward_authorization = config.forward_authorization;
     route
-}
-
-fn from_policy(policy: &MethodPolicy) -> Access {
-    if policy.public {
-        Access::Public
-    } else if policy.roles.is_empty() && policy.all_roles.is_empty() {
-        Access::NoRule
-    } else {
-        Access::Roles {
-            any: policy.roles.clone(),
-            all: policy.all_roles.clone(),
-        }
-    }
-}
-
-fn methods(descriptors: &DescriptorPool) -> impl Iterator<Item = MethodDescriptor> {
-    descriptors
-        .services()
-        .flat_map(|service| service.methods().collect::<Vec<_>>())
-}
-
-fn path_of(method: &MethodDescriptor) -> String {
-    format!("/{}/{}", method.parent_service().full_name(), method.name())
-}
-
-/// The policy of a method, else that of its service.
-fn policy_of(method: &MethodDescriptor) -> Option<MethodPolicy> {
-    let pool = method.parent_pool();
-    let read = |options: prost_reflect::DynamicMessage, name: &str| {
-        let extension = pool.get_extension_by_name(name)?;
-        if !options.has_extension(&extension) {
-            return None;
-        }
-        let value = options.get_extension(&extension);
-        value.as_message()?.transcode_to::<MethodPolicy>().ok()
-    };
-    read(method.options(), "intellirouter.options.v1.policy").or_else(|| {
-        read(
-            method.parent_service().options(),
-            "intellirouter.options.v1.default_policy",
-        )
-    })
 }
 
 #[cfg(test)]

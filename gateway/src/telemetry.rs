@@ -28,8 +28,6 @@ use tonic::Code;
 use crate::layers::authenticate::Identity;
 use crate::routes::{Access, Route};
 
-static DROPPED_LINES: OnceLock<tracing_appender::non_blocking::ErrorCounter> = OnceLock::new();
-
 /// The number of gRPC codes.
 const CODES: usize = 17;
 
@@ -199,18 +197,20 @@ impl Telemetry {
             .inc();
     }
 
-    /// The text that Prometheus reads (OpenMetrics 1.0).
-    pub(crate) fn encode(&self) -> Result<String, std::fmt::Error> {
+    /// The text that Prometheus reads (OpenMetrics 1.0), with `more` after the gateway's own.
+    pub(crate) fn encode(&self, more: Option<&Registry>) -> Result<String, std::fmt::Error> {
         let open = self.open_calls.load(Ordering::Relaxed);
         self.open_calls_gauge
             .set(i64::try_from(open).unwrap_or(i64::MAX));
-        let dropped = DROPPED_LINES
-            .get()
-            .map_or(0, |counter| counter.dropped_lines());
+        let dropped = intellirouter::logging::dropped_lines();
         self.log_lines_dropped
             .set(i64::try_from(dropped).unwrap_or(i64::MAX));
         let mut text = String::new();
-        text::encode(&mut text, &self.registry)?;
+        text::encode_registry(&mut text, &self.registry)?;
+        if let Some(more) = more {
+            text::encode_registry(&mut text, more)?;
+        }
+        text::encode_eof(&mut text)?;
         Ok(text)
     }
 }
@@ -400,44 +400,6 @@ pub(crate) fn code_name(code: Code) -> &'static str {
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
     }
-}
-
-/// Lines that wait for a stderr that does not take them; beyond it lines are
-/// dropped and counted, because no call may wait for a log.
-const LOG_LINES: usize = 8192;
-
-/// Keeps the log's thread; dropping it writes what waits, for a second at most.
-pub(crate) struct LogGuard {
-    _guard: tracing_appender::non_blocking::WorkerGuard,
-}
-
-/// Starts logging to stderr. A second call in one process changes nothing.
-pub(crate) fn log(config: &crate::config::LogConfig) -> LogGuard {
-    use std::io::IsTerminal as _;
-    use tracing_appender::non_blocking::NonBlockingBuilder;
-    use tracing_subscriber::{EnvFilter, fmt};
-    let (writer, guard) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(LOG_LINES)
-        .thread_name("log")
-        .finish(std::io::stderr());
-    // Only a second start in one process (tests) finds one in place.
-    let _ = DROPPED_LINES.set(writer.error_counter());
-    let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = fmt()
-        .with_env_filter(filter)
-        .with_writer(writer)
-        // The library would print its own failures to the same stderr, and panic.
-        .log_internal_errors(false);
-    let started = if config.json {
-        builder.json().flatten_event(true).try_init()
-    } else {
-        builder
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init()
-    };
-    let _ = started;
-    LogGuard { _guard: guard }
 }
 
 #[cfg(test)]

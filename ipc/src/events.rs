@@ -2,8 +2,9 @@
 //!
 //! Owns the names of channels and the patterns over them, the [`EventLog`] contract, the ring
 //! from which every subscriber reads, and the two stores that feed it: [`MemoryLog`] within one
-//! process and [`RedisLog`] over Redis Pub/Sub. It does not own who may read or publish what, nor
-//! how an event looks on a client's connection: those belong to the gateway.
+//! process and [`RedisLog`] over Redis Pub/Sub; and for service authors the typed events and
+//! [`RedisClient`] with its publishers and subscribers. It does not own who may read or publish
+//! what, nor how an event looks on a client's connection: those belong to the gateway.
 //!
 //! What may have been lost is always said, as a [`Gap`] in the stream; nothing here drops an
 //! event in silence. The bounds of the ring, of payloads and of waits stand in [`LogSettings`].
@@ -16,6 +17,7 @@ mod memory;
 mod open;
 mod pattern;
 mod position;
+mod pubsub;
 mod redis;
 mod ring;
 mod settings;
@@ -32,6 +34,13 @@ pub use memory::MemoryLog;
 pub use open::open;
 pub use pattern::ChannelPattern;
 pub use position::Position;
+pub use pubsub::{
+    ChainEngineEvent, ChainEngineEventPublisher, ChainEngineEventSubscriber, EventSubscription,
+    FromMessage, MemoryEvent, MemoryEventPublisher, Message, ModelRegistryEventSubscriber,
+    PersonaLayerEventSubscriber, RagManagerEvent, RagManagerEventPublisher, RedisClient,
+    RedisClientImpl, RouterCoreEvent, RouterCoreEventPublisher, RouterCoreEventSubscriber,
+    Subscription, publish_event,
+};
 pub use redis::RedisLog;
 pub use settings::{IDEMPOTENCY_WINDOW, LogSettings, MAX_IDEMPOTENCY_KEYS};
 pub use subscription::{LogSubscription, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES};

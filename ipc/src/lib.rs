@@ -4,17 +4,16 @@
 //! The gateway itself is built from the same parts, so what a service author
 //! configures here (tokens, TLS, event log) means the same on both sides.
 
+pub mod admin;
 pub mod clients;
 pub mod error;
 pub mod events;
+pub mod generated;
+pub mod logging;
+pub mod resilience;
 pub mod security;
 
 pub use error::{IpcError, IpcResult};
-
-/// The generated gRPC code, under the path that the guide uses.
-pub mod generated {
-    pub use intellirouter_proto::intellirouter;
-}
 
 /// The long paths that the guide uses for the modules of this crate.
 pub mod modules {
@@ -23,6 +22,7 @@ pub mod modules {
         pub use crate::clients;
         pub use crate::error::{IpcError, IpcResult};
         pub use crate::events as redis_pubsub;
+        pub use crate::resilience;
         pub use crate::security;
     }
 }

@@ -1,16 +1,18 @@
 //! Who calls, and over what: tokens, TLS, and the secure client and server built from them.
 //!
 //! The gateway uses the same parts as a service author, so that a token or a certificate is judged
-//! by the same code on both sides. Owns verification and signing of tokens, the TLS settings, and
-//! the check in front of a server's methods. It does not own where keys and certificates come from
-//! (paths and secrets are given), nor which caller may call which method of which service: that is
-//! the gateway's rule set, and `required_roles` for a server as a whole.
+//! by the same code on both sides. Owns verification and signing of tokens, the TLS settings and
+//! their reload, the rules that stand beside the methods, and the check in front of them. It does not
+//! own where keys and certificates come from (paths and secrets are given), nor what the gateway's
+//! config rules beyond the methods' options.
 //!
 //! Everything fails closed: what cannot be checked is refused.
 
 mod client;
 mod identity;
 mod jwt;
+pub mod policy;
+mod reload;
 mod roles;
 mod server;
 mod tls;
@@ -19,8 +21,12 @@ mod verifier;
 pub use client::{FromSecureChannel, SecureChannel, SecureGrpcClientBuilder};
 pub use identity::{IDENTITY_HEADER, IdentitySigner, IdentityVerifier, MAX_IDENTITY_LIFETIME};
 pub use jwt::{JwtAuthenticator, JwtConfig};
+pub use reload::TlsReload;
 pub use roles::{ADMIN_ROLE, RoleConfig};
-pub use server::{BoundServer, GrpcService, PeerInfo, SecureGrpcServerBuilder, SecureRouter};
+pub use server::{
+    BoundServer, GrpcService, HealthReporter, PeerInfo, SecureGrpcServerBuilder, SecureRouter,
+    ServerMetrics, parse_grpc_timeout,
+};
 pub use tls::{TlsConfig, client_config, server_config};
 pub use verifier::{
     Algorithm, Claims, KeyError, MAX_KEYS, MAX_LEEWAY, MAX_TOKEN_BYTES, TokenError, TokenVerifier,

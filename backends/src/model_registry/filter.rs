@@ -7,8 +7,13 @@ use intellirouter_proto::intellirouter::model_registry::v1::{
     ModelCapabilities, ModelFilter, ModelMetadata,
 };
 
-/// True if `model` meets every condition of `filter`.
-pub(super) fn matches(filter: &ModelFilter, model: &ModelMetadata) -> bool {
+/// True if `model` meets every condition of `filter`. `latency_ms` is its live average latency, if
+/// anything is known of it; the one in `model` is not looked at.
+pub(crate) fn matches(
+    filter: &ModelFilter,
+    model: &ModelMetadata,
+    latency_ms: Option<f32>,
+) -> bool {
     any_of(&filter.providers, &model.provider)
         && any_of(&filter.types, &model.r#type)
         && any_of(&filter.statuses, &model.status)
@@ -19,7 +24,7 @@ pub(super) fn matches(filter: &ModelFilter, model: &ModelMetadata) -> bool {
         )
         && within(filter.max_cost_per_1k_input, model.cost_per_1k_input)
         && within(filter.max_cost_per_1k_output, model.cost_per_1k_output)
-        && within(filter.max_latency_ms, model.avg_latency_ms)
+        && within(filter.max_latency_ms, latency_ms.unwrap_or(0.0))
         && filter.tags.iter().all(|tag| model.tags.contains(tag))
         && filter
             .metadata

@@ -1,283 +1,216 @@
-//! Keeps the models in memory, ordered by id, and their API keys apart from them.
+//! Changes the models: on disk first, then in memory.
 //!
-//! Owns the rules that depend on what is there: ids are unique, server-set fields, the limits of
-//! the whole, what an update keeps. It takes only requests that `validate` let through. The lock
-//! is held for look-ups and single changes, never across an await and never while models are
-//! copied or compared: readers get shared pointers. It fails with [`RegistryError`].
+//! Owns the rules that depend on all that is there: ids are unique, and the whole stays within its
+//! limits. They are judged inside the transaction that writes, where no other change can come
+//! between; memory follows in the order of the commits, so it is never ahead of the disk. It takes
+//! only requests that `validate` let through. It fails with [`RegistryError`]; a change that failed
+//! changed nothing, and one whose caller went away is made nevertheless.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
-use intellirouter_proto::intellirouter::model_registry::v1::{
-    ConnectorConfig, ModelMetadata, ModelStatus,
-};
-use prost::Message;
+use intellirouter_proto::intellirouter::model_registry::v1::{ModelMetadata, ModelStatus};
 use prost_types::Timestamp;
+use rusqlite::Connection;
 
-use super::STATUS_REASON;
 use super::error::RegistryError;
+use super::health::Outcome;
+use super::memory::{Entry, Memory};
+use super::metrics::Metrics;
+use super::record::Record;
+use super::table;
+use crate::storage::{Database, StorageError};
 
-/// Weight of the newest measurement in the average latency; one that is ten older has 2 %.
-const LATENCY_WEIGHT: f32 = 0.2;
+/// How much the registry holds in all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Capacity {
+    pub(super) models: usize,
+    pub(super) bytes: usize,
+}
 
 /// All models.
+#[derive(Debug)]
 pub(super) struct Store {
-    max_models: usize,
-    max_bytes: usize,
-    state: RwLock<State>,
-}
-
-#[derive(Default)]
-struct State {
-    models: BTreeMap<String, Entry>,
-    /// The sum of the entries' bytes.
-    bytes: usize,
-}
-
-struct Entry {
-    /// Without the API key, so that whatever shows it cannot show the key.
-    model: Arc<ModelMetadata>,
-    api_key: ApiKey,
-    /// Encoded size of what the client gave. What the registry adds later (reason of the status,
-    /// outcome of a check) is not counted, so that a full registry can still be operated.
-    bytes: usize,
-}
-
-/// A secret: it has no way out but to a connector.
-#[derive(Default, PartialEq)]
-struct ApiKey(String);
-
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ApiKey(..)")
-    }
-}
-
-impl Entry {
-    fn new(mut model: ModelMetadata) -> Self {
-        let bytes = model.encoded_len();
-        let api_key = match &mut model.connector_config {
-            Some(connector) => ApiKey(std::mem::take(&mut connector.api_key)),
-            None => ApiKey::default(),
-        };
-        Self {
-            model: Arc::new(model),
-            api_key,
-            bytes,
-        }
-    }
+    database: Database,
+    memory: Arc<Memory>,
+    capacity: Capacity,
+    metrics: Arc<Metrics>,
 }
 
 impl Store {
-    /// An empty store with these limits.
-    pub(super) fn new(max_models: usize, max_bytes: usize) -> Self {
-        Self {
-            max_models,
-            max_bytes,
-            state: RwLock::default(),
-        }
+    /// Reads what is on disk.
+    pub(super) async fn open(
+        database: Database,
+        capacity: Capacity,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StorageError> {
+        let records = database.read(|db| Ok::<_, StorageError>(table::all(db)?));
+        let memory = Arc::new(Memory::new(records.await?));
+        Ok(Self {
+            database,
+            memory,
+            capacity,
+            metrics,
+        })
     }
 
-    /// Adds a model.
-    pub(super) fn insert(
-        &self,
-        mut model: ModelMetadata,
-        now: Timestamp,
-    ) -> Result<Arc<ModelMetadata>, RegistryError> {
-        if model.status() == ModelStatus::Unspecified {
-            model.set_status(ModelStatus::Available);
-        }
-        model.created_at = Some(now);
-        model.updated_at = Some(now);
-        model.last_checked_at = None;
-        let entry = Entry::new(model);
-
-        let mut state = self.write();
-        if state.models.contains_key(&entry.model.id) {
-            return Err(RegistryError::AlreadyExists(entry.model.id.clone()));
-        }
-        if state.models.len() >= self.max_models {
-            return Err(RegistryError::TooManyModels {
-                max: self.max_models,
-            });
-        }
-        self.put(&mut state, entry)
-    }
-
-    /// Replaces a model, but for what the registry itself set and what the update leaves open.
-    pub(super) fn replace(
-        &self,
-        mut model: ModelMetadata,
-        now: Timestamp,
-    ) -> Result<Arc<ModelMetadata>, RegistryError> {
-        let mut state = self.write();
-        let Some(old) = state.models.get(&model.id) else {
-            return Err(RegistryError::NotFound(model.id));
-        };
-        if model.status() == ModelStatus::Unspecified {
-            model.status = old.model.status;
-        }
-        if model.avg_latency_ms == 0.0 {
-            model.avg_latency_ms = old.model.avg_latency_ms;
-        }
-        model.created_at = old.model.created_at;
-        model.updated_at = Some(now);
-        model.last_checked_at = old.model.last_checked_at;
-        keep_key(&mut model, old)?;
-        self.put(&mut state, Entry::new(model))
+    /// The models as they are now.
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     /// One model.
-    pub(super) fn get(&self, id: &str) -> Result<Arc<ModelMetadata>, RegistryError> {
-        let state = self.read();
-        let entry = state.models.get(id);
-        let entry = entry.ok_or_else(|| RegistryError::NotFound(id.to_owned()))?;
-        Ok(Arc::clone(&entry.model))
+    pub(super) fn get(&self, id: &str) -> Result<Entry, RegistryError> {
+        let entry = self.memory.get(id);
+        entry.ok_or_else(|| RegistryError::NotFound(id.to_owned()))
+    }
+
+    /// Adds a model.
+    pub(super) async fn insert(
+        &self,
+        model: ModelMetadata,
+        now: Timestamp,
+    ) -> Result<ModelMetadata, RegistryError> {
+        let capacity = self.capacity;
+        let new = Record::registered(model, now);
+        let work = move |db: &Connection| {
+            if table::find(db, new.id())?.is_some() {
+                return Err(RegistryError::AlreadyExists(new.id().to_owned()));
+            }
+            capacity.judge_count(db)?;
+            capacity.judge_bytes(db, 0, new.bytes)?;
+            table::insert(db, &new)?;
+            Ok(new)
+        };
+        let record = self.write(work, |memory, new| memory.put(new, 0.0)).await?;
+        Ok(Arc::unwrap_or_clone(record.model))
+    }
+
+    /// Replaces a model, but for what the registry itself set and what the update leaves open.
+    pub(super) async fn replace(
+        &self,
+        model: ModelMetadata,
+        now: Timestamp,
+    ) -> Result<ModelMetadata, RegistryError> {
+        let capacity = self.capacity;
+        let latency_ms = model.avg_latency_ms;
+        let before = self.get(&model.id)?;
+        let work = move |db: &Connection| {
+            let old = find(db, &model.id)?;
+            let new = old.updated(model, now)?;
+            capacity.judge_bytes(db, old.bytes, new.bytes)?;
+            table::update(db, &new)?;
+            Ok(new)
+        };
+        let put = move |memory: &Memory, new: &Record| memory.put(new, latency_ms);
+        let record = self.write(work, put).await?;
+        Ok(before.show(&record))
     }
 
     /// Takes a model out.
-    pub(super) fn remove(&self, id: &str) -> Result<Arc<ModelMetadata>, RegistryError> {
-        let mut state = self.write();
-        let entry = state.models.remove(id);
-        let entry = entry.ok_or_else(|| RegistryError::NotFound(id.to_owned()))?;
-        state.bytes -= entry.bytes;
-        Ok(entry.model)
-    }
-
-    /// All models as they are now, ordered by id.
-    pub(super) fn all(&self) -> Vec<Arc<ModelMetadata>> {
-        let state = self.read();
-        state
-            .models
-            .values()
-            .map(|entry| Arc::clone(&entry.model))
-            .collect()
-    }
-
-    /// How many models there are.
-    pub(super) fn len(&self) -> usize {
-        self.read().models.len()
-    }
-
-    /// The key of a model.
-    #[cfg(test)]
-    pub(super) fn api_key(&self, id: &str) -> Option<String> {
-        self.read()
-            .models
-            .get(id)
-            .map(|entry| entry.api_key.0.clone())
+    pub(super) async fn remove(&self, id: &str) -> Result<ModelMetadata, RegistryError> {
+        let before = self.get(id)?;
+        let id = id.to_owned();
+        let work = move |db: &Connection| {
+            let old = find(db, &id)?;
+            table::delete(db, &id)?;
+            Ok(old)
+        };
+        let record = self.write(work, |memory, old| memory.remove(old.id()));
+        Ok(before.show(&record.await?))
     }
 
     /// Sets the status, and the reason in place of the one before.
-    pub(super) fn set_status(
+    pub(super) async fn set_status(
         &self,
         id: &str,
         status: ModelStatus,
         reason: String,
         now: Timestamp,
-    ) -> Result<Arc<ModelMetadata>, RegistryError> {
-        self.change(id, |model| {
-            model.set_status(status);
-            model.updated_at = Some(now);
-            if reason.is_empty() {
-                model.metadata.remove(STATUS_REASON);
-            } else {
-                model.metadata.insert(STATUS_REASON.to_owned(), reason);
-            }
-            Ok(())
-        })
+    ) -> Result<ModelMetadata, RegistryError> {
+        let before = self.get(id)?;
+        let id = id.to_owned();
+        let work = move |db: &Connection| {
+            let new = find(db, &id)?.with_status(status, reason, now);
+            table::update(db, &new)?;
+            Ok(new)
+        };
+        let record = self.write(work, |memory, new| memory.put(new, 0.0)).await?;
+        Ok(before.show(&record))
     }
 
-    /// Records when `checked` was checked, and how fast it answered, if it did.
+    /// Records what came of a check of `checked`, and says whether the health or the status changed
+    /// by it. Writes to disk if the status does, or if `durable` is set.
     ///
     /// Fails if the model that is there now is not reached in the same way any more: the outcome
     /// says nothing about it.
-    pub(super) fn record_check(
+    pub(super) async fn record_check(
         &self,
-        checked: &ModelMetadata,
-        latency_ms: Option<f32>,
+        checked: &Record,
+        outcome: &Outcome,
         at: Timestamp,
-    ) -> Result<(), RegistryError> {
-        self.change(&checked.id, |model| {
-            let same = model.created_at == checked.created_at
-                && model.connector_config == checked.connector_config;
-            if !same {
-                return Err(RegistryError::Changed(checked.id.clone()));
-            }
-            model.last_checked_at = Some(at);
-            if let Some(latency) = latency_ms {
-                model.avg_latency_ms = average(model.avg_latency_ms, latency);
-            }
-            Ok(())
-        })?;
-        Ok(())
-    }
-
-    fn change(
-        &self,
-        id: &str,
-        change: impl FnOnce(&mut ModelMetadata) -> Result<(), RegistryError>,
-    ) -> Result<Arc<ModelMetadata>, RegistryError> {
-        let mut state = self.write();
-        let entry = state.models.get_mut(id);
-        let entry = entry.ok_or_else(|| RegistryError::NotFound(id.to_owned()))?;
-        change(Arc::make_mut(&mut entry.model))?;
-        Ok(Arc::clone(&entry.model))
-    }
-
-    /// The one way in, so that the count of bytes is right.
-    fn put(&self, state: &mut State, entry: Entry) -> Result<Arc<ModelMetadata>, RegistryError> {
-        let before = state.models.get(&entry.model.id).map_or(0, |old| old.bytes);
-        let bytes = state.bytes - before + entry.bytes;
-        // What makes the whole smaller is welcome even where it is still too large.
-        if bytes > self.max_bytes && entry.bytes > before {
-            return Err(RegistryError::TooManyBytes {
-                max: self.max_bytes,
-            });
+        durable: bool,
+    ) -> Result<bool, RegistryError> {
+        let healthy = outcome.healthy();
+        let now = self.get(checked.id())?.record;
+        let mut turned = false;
+        if durable || now.turns(healthy) {
+            let (checked, fault) = (checked.clone(), outcome.fault());
+            let work = move |db: &Connection| {
+                let old = find(db, checked.id())?;
+                if !old.reached_like(&checked) {
+                    return Err(RegistryError::Changed(checked.id().to_owned()));
+                }
+                let new = old.checked(fault.as_deref(), at);
+                table::update(db, &new)?;
+                Ok((new, old.turns(healthy)))
+            };
+            let put = |memory: &Memory, (new, _): &(Record, bool)| memory.put(new, 0.0);
+            (_, turned) = self.write(work, put).await?;
         }
-        state.bytes = bytes;
-        let model = Arc::clone(&entry.model);
-        state.models.insert(model.id.clone(), entry);
-        Ok(model)
+        Ok(self.memory.note_check(checked, outcome, at)? || turned)
     }
 
-    // Every change checks first and then alters the map in steps that cannot panic, so after a
-    // panic elsewhere in the call the state is whole, and refusing all further calls would help
-    // nobody.
-
-    fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    /// Does `work` on disk and then, with what it gave, `apply` in memory.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, RegistryError> + Send + 'static,
+        apply: impl FnOnce(&Memory, &T) + Send + 'static,
+    ) -> Result<T, RegistryError> {
+        let memory = Arc::clone(&self.memory);
+        let committed = move |done: &T| apply(&memory, done);
+        let written = self.database.write_then(work, committed).await;
+        self.metrics.count_write(&written);
+        written
     }
 }
 
-/// Clients never see the key, so one that reads a model, changes it and writes it back sends none,
-/// and means the one that is there. It is kept only for the endpoint that it was given for: else
-/// whoever may update a model could have its key sent to an endpoint of their own.
-fn keep_key(model: &mut ModelMetadata, old: &Entry) -> Result<(), RegistryError> {
-    let Some(new) = &mut model.connector_config else {
-        return Ok(());
-    };
-    if !new.api_key.is_empty() || old.api_key == ApiKey::default() {
-        return Ok(());
+impl Capacity {
+    fn judge_count(self, db: &Connection) -> Result<(), RegistryError> {
+        let (models, _) = table::totals(db)?;
+        if models < self.models {
+            Ok(())
+        } else {
+            Err(RegistryError::TooManyModels { max: self.models })
+        }
     }
-    let reached = |c: &ConnectorConfig| (c.r#type.clone(), c.endpoint_url.clone());
-    if old.model.connector_config.as_ref().map(reached) != Some(reached(new)) {
-        return Err(RegistryError::KeyNeeded(std::mem::take(&mut model.id)));
+
+    /// Whether a model of so many bytes `before` may have so many `after`.
+    fn judge_bytes(
+        self,
+        db: &Connection,
+        before: usize,
+        after: usize,
+    ) -> Result<(), RegistryError> {
+        let (_, all) = table::totals(db)?;
+        // What makes the whole smaller is welcome even where it is still too large.
+        if after <= before || all.saturating_sub(before) + after <= self.bytes {
+            Ok(())
+        } else {
+            Err(RegistryError::TooManyBytes { max: self.bytes })
+        }
     }
-    new.api_key.clone_from(&old.api_key.0);
-    Ok(())
 }
 
-/// A moving average; 0 stands for: never measured.
-fn average(before: f32, latency: f32) -> f32 {
-    if before == 0.0 {
-        latency
-    } else {
-        before + LATENCY_WEIGHT * (latency - before)
-    }
+fn find(db: &Connection, id: &str) -> Result<Record, RegistryError> {
+    table::find(db, id)?.ok_or_else(|| RegistryError::NotFound(id.to_owned()))
 }

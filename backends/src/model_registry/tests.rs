@@ -1,18 +1,28 @@
-//! The promises of the registry, each through a real gRPC server and client on loopback.
+//! The promises of the registry, each through a real gRPC server and client on loopback, and a real
+//! database.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod change;
+mod disk;
 mod find;
 mod health;
 mod limit;
+mod metrics;
 mod register;
+mod rounds;
 mod secret;
 
+use std::collections::VecDeque;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use intellirouter::events::{
+    ChannelPattern, Entry, EventLog, EventPayload, LogSettings, LogSubscription, MemoryLog,
+    ModelHealthCheckEvent, TypedEvent,
+};
 use intellirouter_proto::intellirouter::model_registry::v1 as pb;
 use pb::model_registry_service_client::ModelRegistryServiceClient;
 use pb::model_registry_service_server::ModelRegistryServiceServer;
@@ -23,7 +33,10 @@ use tonic::transport::{Channel, Server};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::{ModelRegistry, RegistrySettings};
+use super::{MIGRATIONS, ModelRegistry, RegistrySettings};
+use crate::connectors::{ConnectorSettings, Connectors};
+use crate::events::Events;
+use crate::storage::Database;
 
 type Client = ModelRegistryServiceClient<Channel>;
 
@@ -33,23 +46,116 @@ fn ticking() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(TICKS.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A client of an empty registry of its own.
-async fn client(settings: RegistrySettings) -> Client {
-    let mut registry = ModelRegistry::new(settings);
-    registry.clock = ticking;
-    serve(registry).await
+/// A registry and all that it stands on.
+struct World {
+    client: Client,
+    registry: Arc<ModelRegistry>,
+    database: Database,
+    log: Arc<MemoryLog>,
+    directory: Arc<tempfile::TempDir>,
 }
 
-async fn serve(registry: ModelRegistry) -> Client {
+impl World {
+    /// With the models that the database in `directory` holds, if it holds any.
+    async fn open(directory: tempfile::TempDir, settings: RegistrySettings) -> Self {
+        let database = Database::open(&directory.path().join(FILE), MIGRATIONS).unwrap();
+        let log = Arc::new(MemoryLog::new(LogSettings::default()).unwrap());
+        let connectors = Connectors::new(ConnectorSettings::default()).unwrap();
+        let events = Events::start(log.clone());
+        let registry =
+            ModelRegistry::open_at(database.clone(), settings, connectors, events, ticking);
+        let registry = Arc::new(registry.await.unwrap());
+        let directory = Arc::new(directory);
+        Self {
+            client: serve(Arc::clone(&registry), Arc::clone(&directory)).await,
+            registry,
+            database,
+            log,
+            directory,
+        }
+    }
+
+    async fn new(settings: RegistrySettings) -> Self {
+        Self::open(tempfile::tempdir().unwrap(), settings).await
+    }
+
+    /// The checks that are told from now on.
+    async fn health_events(&self) -> HealthEvents {
+        let channel = ModelHealthCheckEvent::channel().to_string();
+        let pattern = ChannelPattern::parse(&channel).unwrap();
+        HealthEvents {
+            log: self.log.subscribe(vec![pattern], None).await.unwrap(),
+            read: VecDeque::new(),
+        }
+    }
+
+    /// A registry on what a process that is killed now leaves behind: nothing was closed.
+    async fn after_a_kill(&self, settings: RegistrySettings) -> Self {
+        let left = tempfile::tempdir().unwrap();
+        for name in [FILE, &format!("{FILE}-wal")] {
+            std::fs::copy(self.directory.path().join(name), left.path().join(name)).unwrap();
+        }
+        Self::open(left, settings).await
+    }
+}
+
+/// Checks of models, as they are told.
+struct HealthEvents {
+    log: LogSubscription,
+    read: VecDeque<ModelHealthCheckEvent>,
+}
+
+impl HealthEvents {
+    async fn next(&mut self) -> ModelHealthCheckEvent {
+        loop {
+            if let Some(event) = self.read.pop_front() {
+                return event;
+            }
+            let mut entries = Vec::new();
+            self.log.next_batch(&mut entries).await;
+            self.read.extend(entries.iter().map(read));
+        }
+    }
+}
+
+fn read(entry: &Entry) -> ModelHealthCheckEvent {
+    let Entry::Event(event) = entry else {
+        panic!("{entry:?}")
+    };
+    let payload = std::str::from_utf8(event.payload()).unwrap();
+    ModelHealthCheckEvent::deserialize(payload).unwrap()
+}
+
+const FILE: &str = "models.db";
+
+/// No health checks but those that are called for.
+fn quiet() -> RegistrySettings {
+    RegistrySettings {
+        health_interval: Duration::ZERO,
+        ..Default::default()
+    }
+}
+
+/// A client of an empty registry of its own.
+async fn client(settings: RegistrySettings) -> Client {
+    World::new(settings).await.client
+}
+
+/// Serves for as long as the test runs; `directory` stays as long.
+async fn serve(registry: Arc<ModelRegistry>, directory: Arc<tempfile::TempDir>) -> Client {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let server = Server::builder().add_service(ModelRegistryServiceServer::new(registry));
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let server = Server::builder().add_service(ModelRegistryServiceServer::from_arc(registry));
+    tokio::spawn(async move {
+        let served = server.serve_with_incoming(TcpListenerStream::new(listener));
+        served.await.unwrap();
+        drop(directory);
+    });
     Client::connect(url).await.unwrap()
 }
 
 async fn default_client() -> Client {
-    client(RegistrySettings::default()).await
+    client(quiet()).await
 }
 
 /// The least that can be registered.

@@ -12,18 +12,22 @@ use intellirouter_proto::intellirouter::model_registry::v1::{
 use tonic::Status;
 
 use super::STATUS_REASON;
-use super::faults::Faults;
 use super::limits::{
     API_KEY_BYTES, CONNECTOR_RETRIES, CONNECTOR_TIMEOUT_MS, CONNECTOR_TYPE_BYTES,
     ENDPOINT_URL_BYTES, HEALTH_TIMEOUT_MS, ID_BYTES, LIST_ENTRIES, NAME_BYTES, REASON_BYTES,
     VERSION_BYTES,
 };
+use crate::connectors::{ConnectorError, Connectors};
+use crate::faults::Faults;
 
-/// The model of a Register or Update request.
-pub(super) fn model(model: Option<ModelMetadata>) -> Result<ModelMetadata, Status> {
+/// The model of a Register or Update request. What a connector needs, `connectors` says.
+pub(super) fn model(
+    model: Option<ModelMetadata>,
+    connectors: &Connectors,
+) -> Result<ModelMetadata, Status> {
     let mut faults = Faults::default();
     match &model {
-        Some(model) => check_model(&mut faults, model),
+        Some(model) => check_model(&mut faults, model, connectors),
         None => faults.add("metadata", "required"),
     }
     faults.into_result()?;
@@ -58,32 +62,40 @@ pub(super) fn health_check(id: &str, timeout_ms: u32) -> Result<(), Status> {
 /// The filter of a FindModels request.
 pub(super) fn filter(filter: &ModelFilter) -> Result<(), Status> {
     let mut faults = Faults::default();
-    faults.list("filter.providers", &filter.providers);
-    if faults.entries("filter.types", filter.types.len(), LIST_ENTRIES) {
-        for (index, value) in filter.types.iter().enumerate() {
-            faults.variant::<ModelType>(&format!("filter.types[{index}]"), *value, "ModelType");
-        }
-    }
-    if faults.entries("filter.statuses", filter.statuses.len(), LIST_ENTRIES) {
-        for (index, value) in filter.statuses.iter().enumerate() {
-            check_known_status(&mut faults, &format!("filter.statuses[{index}]"), *value);
-        }
-    }
-    if let Some(required) = &filter.required_capabilities {
-        check_capabilities(&mut faults, "filter.required_capabilities", required);
-    }
-    faults.amount("filter.max_cost_per_1k_input", filter.max_cost_per_1k_input);
-    faults.amount(
-        "filter.max_cost_per_1k_output",
-        filter.max_cost_per_1k_output,
-    );
-    faults.amount("filter.max_latency_ms", filter.max_latency_ms);
-    faults.list("filter.tags", &filter.tags);
-    faults.map("filter.metadata", &filter.metadata, None);
+    check_filter(&mut faults, "filter", filter);
     faults.into_result()
 }
 
-fn check_model(faults: &mut Faults, model: &ModelMetadata) {
+/// A filter that stands in the field `at`.
+pub(crate) fn check_filter(faults: &mut Faults, at: &str, filter: &ModelFilter) {
+    let field = |name: &str| format!("{at}.{name}");
+    faults.list(&field("providers"), &filter.providers);
+    if faults.entries(&field("types"), filter.types.len(), LIST_ENTRIES) {
+        for (index, value) in filter.types.iter().enumerate() {
+            faults.variant::<ModelType>(&format!("{at}.types[{index}]"), *value, "ModelType");
+        }
+    }
+    if faults.entries(&field("statuses"), filter.statuses.len(), LIST_ENTRIES) {
+        for (index, value) in filter.statuses.iter().enumerate() {
+            check_known_status(faults, &format!("{at}.statuses[{index}]"), *value);
+        }
+    }
+    if let Some(required) = &filter.required_capabilities {
+        check_capabilities(faults, &field("required_capabilities"), required);
+    }
+    let amounts = [
+        ("max_cost_per_1k_input", filter.max_cost_per_1k_input),
+        ("max_cost_per_1k_output", filter.max_cost_per_1k_output),
+        ("max_latency_ms", filter.max_latency_ms),
+    ];
+    for (name, amount) in amounts {
+        faults.amount(&field(name), amount);
+    }
+    faults.list(&field("tags"), &filter.tags);
+    faults.map(&field("metadata"), &filter.metadata, None);
+}
+
+fn check_model(faults: &mut Faults, model: &ModelMetadata, connectors: &Connectors) {
     check_id(faults, "metadata.id", &model.id);
     faults.required("metadata.name", &model.name, NAME_BYTES);
     faults.required("metadata.provider", &model.provider, NAME_BYTES);
@@ -99,11 +111,17 @@ fn check_model(faults: &mut Faults, model: &ModelMetadata) {
     faults.map("metadata.metadata", &model.metadata, Some(STATUS_REASON));
     faults.list("metadata.tags", &model.tags);
     if let Some(connector) = &model.connector_config {
+        let before = faults.count();
         check_connector(faults, connector);
+        // A connector judges only what is well formed, so that no fault is named twice.
+        if faults.count() == before {
+            check_settings(faults, connector, connectors);
+        }
     }
 }
 
-fn check_id(faults: &mut Faults, field: &str, id: &str) {
+/// The id of a model.
+pub(crate) fn check_id(faults: &mut Faults, field: &str, id: &str) {
     let allowed = |c: u8| c.is_ascii_alphanumeric() || b"._:/-".contains(&c);
     if id.is_empty() {
         faults.add(field, "required");
@@ -156,6 +174,22 @@ fn check_connector(faults: &mut Faults, connector: &ConnectorConfig) {
         CONNECTOR_RETRIES,
     );
     faults.map(&field("parameters"), &connector.parameters, None);
+}
+
+/// What only the connector itself can judge.
+fn check_settings(faults: &mut Faults, connector: &ConnectorConfig, connectors: &Connectors) {
+    let text = match connectors.check_settings(connector) {
+        Ok(()) => return,
+        Err(ConnectorError::Settings(text)) => text,
+        Err(error) => error.to_string(),
+    };
+    // It begins with the field, if it is about one.
+    match text.split_once(": ") {
+        Some((field, expected)) => {
+            faults.add(format!("metadata.connector_config.{field}"), expected);
+        }
+        None => faults.add("metadata.connector_config", text),
+    }
 }
 
 /// A URL comes back in answers, so a password in it would too.

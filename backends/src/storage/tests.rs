@@ -176,3 +176,79 @@ async fn a_caller_that_goes_away_does_not_undo_its_write() {
     assert_eq!(notes(&database).await, ["sent", "next"]);
     assert_eq!(ran.load(Ordering::SeqCst), 1);
 }
+
+#[tokio::test]
+async fn when_the_disk_is_full_what_is_there_is_exactly_what_was_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = open(&directory);
+    add(&database, "before").await.unwrap();
+    // As many pages as there are, and a few more: SQLite then says what it says of a full disk.
+    database
+        .write(|db| {
+            let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+            db.query_row(
+                &format!("PRAGMA max_page_count = {}", pages + 4),
+                [],
+                |_| Ok(()),
+            )?;
+            Ok::<_, StorageError>(())
+        })
+        .await
+        .unwrap();
+    let large = "x".repeat(1 << 20);
+    let texts = ["small", large.as_str(), "after"];
+    let written = futures_util::future::join_all(texts.map(|text| add(&database, text))).await;
+    assert!(matches!(written[1], Err(StorageError::Database(_))));
+    let acknowledged = texts.iter().zip(&written).filter(|(_, done)| done.is_ok());
+    let expected: Vec<_> = std::iter::once("before")
+        .chain(acknowledged.map(|(text, _)| *text))
+        .collect();
+    assert_eq!(notes(&database).await, expected);
+    // The disk being full for one write is no reason to refuse the next.
+    add(&database, "next").await.unwrap();
+}
+
+#[tokio::test]
+async fn every_write_that_could_not_be_begun_hears_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut connection = Connection::open(directory.path().join("notes.db")).unwrap();
+    connection.execute_batch(TABLES[0]).unwrap();
+    // Another program writes, and this one has no patience.
+    let other = Connection::open(directory.path().join("notes.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    connection.busy_timeout(Duration::ZERO).unwrap();
+
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let writes = (0..3).map(|_| -> Write {
+        let heard = Arc::clone(&heard);
+        Box::new(move |transaction| {
+            heard.lock().unwrap().push(transaction.err());
+            None
+        })
+    });
+    assert!(commit(&mut connection, writes).is_err());
+    let heard = heard.lock().unwrap();
+    assert_eq!(heard.len(), 3);
+    let database = |why: &Option<StorageError>| matches!(why, Some(StorageError::Database(_)));
+    assert!(heard.iter().all(database), "{heard:?}");
+}
+
+#[tokio::test]
+async fn all_files_are_for_their_owner_alone_even_those_of_another_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notes.db");
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    let database = open(&directory);
+    add(&database, "a secret").await.unwrap();
+    let mut names = Vec::new();
+    for file in directory.path().read_dir().unwrap() {
+        let file = file.unwrap();
+        names.push(file.file_name().into_string().unwrap());
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{names:?}");
+    }
+    names.sort();
+    let expected = ["notes.db", "notes.db-shm", "notes.db-wal", "notes.db.lock"];
+    assert_eq!(names, expected);
+}

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{Failure, control_runtime};
-use crate::Config;
 use crate::gateway::{Gateway, descriptors};
+use crate::{Config, events};
 
 #[derive(clap::Args)]
 pub(super) struct Check {
@@ -20,7 +20,8 @@ impl Check {
         let config = Config::load(&self.config).map_err(Failure::usage)?;
         let file = self.config.display();
         let gateway = control_runtime()?.block_on(async {
-            let gateway = Gateway::new(config).await?;
+            let log = events::open_log(&config.events).await?;
+            let gateway = Gateway::new(config, log, None)?;
             gateway.tls()?;
             Ok::<_, crate::StartError>(gateway)
         });

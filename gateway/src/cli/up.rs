@@ -1,23 +1,27 @@
 //! `intellirouter up`: everything in one process, for development.
 //!
 //! The gateway and the services are the same as in separate processes and
-//! talk the same way, over mTLS on loopback; only the threads are shared. The
-//! configuration is text like any other and goes through the same checks.
+//! talk the same way, over mTLS on loopback; only the threads and the event
+//! log are shared. The configuration is text like any other and goes through
+//! the same checks.
 
-use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use intellirouter::security::{IdentityVerifier, SecureGrpcServerBuilder, TlsConfig};
-use intellirouter_backends::model_registry::{ModelRegistry, RegistrySettings};
-use intellirouter_proto::intellirouter::model_registry::v1::model_registry_service_server::ModelRegistryServiceServer;
-use tokio::sync::oneshot;
+use intellirouter::events::{self, EventLog, LogSettings};
+use intellirouter::logging;
+use intellirouter_backends::connectors::{ConnectorSettings, NamedKey};
+use intellirouter_backends::services::{
+    self, CredentialFiles, Credentials, Door, Metrics, Service, StartError,
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::{Failure, control_runtime, token};
 use crate::certs::{self, DevFiles};
-use crate::{Bound, Config, process};
+use crate::{Bound, Config};
 
 #[derive(clap::Args)]
 pub(super) struct Up {
@@ -30,10 +34,20 @@ pub(super) struct Up {
     /// Where certificates and keys are, or are made
     #[arg(long, value_name = "DIR", default_value = "certs")]
     certs: PathBuf,
+    /// Where models, chains and executions are kept
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    data: PathBuf,
+    /// A key that models may name as `api_key_name`, and the only origin that it is sent to:
+    /// NAME=ORIGIN,env=VARIABLE or NAME=ORIGIN,file=PATH; may be repeated
+    #[arg(long = "api-key", value_name = "KEY")]
+    api_keys: Vec<NamedKey>,
 }
 
 /// The roles of the token that is printed.
 const ROLES: &[&str] = &["admin"];
+
+/// How long the services may take to end once the gateway has; calls are over by then.
+const SERVICES_END: Duration = Duration::from_secs(5);
 
 impl Up {
     pub(super) fn run(self) -> Result<(), Failure> {
@@ -45,12 +59,15 @@ impl Up {
     }
 
     async fn serve(&self, files: &DevFiles) -> Result<(), Failure> {
-        let (stop, stopped) = oneshot::channel::<()>();
-        let registry = registry(files, stopped).await?;
-        let text = self.config(files, registry);
+        let _log = logging::start("info", false);
+        let log = events::open("memory:", LogSettings::default())
+            .await
+            .map_err(Failure::other)?;
+        let mut metrics = Metrics::new();
+        let services = Services::start(files, self, &log, &mut metrics).await?;
+        let text = self.config(files, &services);
         let config = Config::parse(&text, "built-in configuration", Path::new(""))
             .map_err(Failure::other)?;
-        let _log = process::log(&config);
         let token = token::mint(
             &self.certs,
             "developer",
@@ -58,23 +75,27 @@ impl Up {
             Duration::from_secs(3600),
             ("intellirouter".into(), "intellirouter-services".into()),
         )?;
-        let bound = Bound::new(config).await?;
+        let bound = Bound::beside(config, log, Some(metrics.into_registry())).await?;
         let (address, admin) = (bound.address()?, bound.admin_address()?);
-        let help = help(address, &self.certs, &token);
-        bound
+        let stop = CancellationToken::new();
+        let mut running = services.run(&stop);
+        let help = help(address, &files.ca_cert, &token);
+        let ended = bound
             .run(|| {
                 super::gateway::announce(address, admin);
                 super::say(&format!("\n{help}"));
             })
-            .await?;
-        drop(stop);
-        Ok(())
+            .await;
+        stop.cancel();
+        let all = async { while running.join_next().await.is_some() {} };
+        if tokio::time::timeout(SERVICES_END, all).await.is_err() {
+            tracing::warn!("services were still busy at the end");
+        }
+        Ok(ended?)
     }
 
-    fn config(&self, files: &DevFiles, registry: SocketAddr) -> String {
-        // JSON strings are TOML basic strings.
-        let quoted = |path: &Path| serde_json::Value::from(path.display().to_string()).to_string();
-        format!(
+    fn config(&self, files: &DevFiles, services: &Services) -> String {
+        let mut text = format!(
             r#"
 listen = {{ address = "{listen}", cert_file = {cert}, key_file = {key} }}
 admin = {{ address = "{admin}" }}
@@ -85,18 +106,6 @@ keys = [{{ algorithm = "HS256", secret_file = {secret} }}]
 
 [events]
 store = "memory:"
-
-[[upstreams]]
-name = "model_registry"
-endpoints = ["https://{registry}"]
-ca_file = {ca}
-cert_file = {client_cert}
-key_file = {client_key}
-server_name = "localhost"
-
-[[routes]]
-match = "/intellirouter.model_registry.v1.ModelRegistryService/*"
-upstream = "model_registry"
 "#,
             listen = self.listen,
             admin = self.admin,
@@ -104,80 +113,113 @@ upstream = "model_registry"
             key = quoted(&files.gateway_key),
             identity = quoted(&files.identity_key),
             secret = quoted(&files.jwt_secret),
-            ca = quoted(&files.ca_cert),
-            client_cert = quoted(&files.gateway_client_cert),
-            client_key = quoted(&files.gateway_client_key),
-        )
+        );
+        for (name, service) in services.named() {
+            text.push_str(&format!(
+                r#"
+[[upstreams]]
+name = "{name}"
+endpoints = ["https://{address}"]
+ca_file = {ca}
+cert_file = {cert}
+key_file = {key}
+server_name = "localhost"
+
+[[routes]]
+match = "/intellirouter.{name}.v1.*"
+upstream = "{name}"
+"#,
+                address = service.address(),
+                ca = quoted(&files.ca_cert),
+                cert = quoted(&files.gateway_client_cert),
+                key = quoted(&files.gateway_client_key),
+            ));
+        }
+        text
     }
 }
 
-/// Starts the model registry on a free loopback port.
-async fn registry(files: &DevFiles, stopped: oneshot::Receiver<()>) -> Result<SocketAddr, Failure> {
-    let tls = TlsConfig::new(
-        files.backend_cert.clone(),
-        files.backend_key.clone(),
-        files.ca_cert.clone(),
-    );
-    let public = std::fs::read(&files.identity_public).map_err(Failure::other)?;
-    let identity =
-        IdentityVerifier::from_public_pem(&public, "intellirouter-gateway", "model_registry")
-            .map_err(Failure::other)?;
-    let service = ModelRegistryServiceServer::from_arc(Arc::new(ModelRegistry::new(
-        RegistrySettings::default(),
-    )));
-    let builder = SecureGrpcServerBuilder::new()
-        .with_tls(tls)
-        .with_gateway_identity(identity);
-    let router = builder
-        .build::<ModelRegistryServiceServer<ModelRegistry>>()
-        .map_err(Failure::other)?;
-    let bound = builder
-        .add_service(router, service)
-        .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
-        .await
-        .map_err(Failure::other)?;
-    let address = bound.local_addr();
-    tokio::spawn(async move {
-        let stop = async {
-            let _ = stopped.await;
+/// JSON strings are TOML basic strings.
+fn quoted(path: &Path) -> String {
+    serde_json::Value::from(path.display().to_string()).to_string()
+}
+
+/// The services, each on a free loopback port.
+struct Services {
+    model_registry: Service,
+    chain_engine: Service,
+}
+
+impl Services {
+    async fn start(
+        files: &DevFiles,
+        up: &Up,
+        log: &Arc<dyn EventLog>,
+        metrics: &mut Metrics,
+    ) -> Result<Self, Failure> {
+        let credentials = Credentials::load(&CredentialFiles {
+            cert: files.backend_cert.clone(),
+            key: files.backend_key.clone(),
+            ca: files.ca_cert.clone(),
+            identity: files.identity_public.clone(),
+            jwt_secret: files.jwt_secret.clone(),
+        })?;
+        let mut door = Door {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            credentials: &credentials,
+            log: Arc::clone(log),
+            data: &up.data,
+            metrics,
         };
-        if let Err(error) = bound.serve_with_shutdown(stop).await {
-            tracing::error!(%error, "the model registry stopped");
+        let connectors = ConnectorSettings {
+            keys: up.api_keys.clone(),
+            ..ConnectorSettings::default()
+        };
+        let model_registry = services::model_registry(&mut door, connectors).await?;
+        let router = format!("https://{}", model_registry.address());
+        let router = credentials.router(&router, "localhost")?;
+        let chain_engine = services::chain_engine(&mut door, router).await?;
+        Ok(Self {
+            model_registry,
+            chain_engine,
+        })
+    }
+
+    fn named(&self) -> [(&'static str, &Service); 2] {
+        [
+            ("model_registry", &self.model_registry),
+            ("chain_engine", &self.chain_engine),
+        ]
+    }
+
+    fn run(self, stop: &CancellationToken) -> JoinSet<()> {
+        let mut running = JoinSet::new();
+        for service in [self.model_registry, self.chain_engine] {
+            let stop = stop.clone();
+            running.spawn(async move {
+                if let Err(error) = service.serve(stop).await {
+                    tracing::error!(%error, "a service ended");
+                }
+            });
         }
-    });
-    Ok(address)
+        running
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::other(error)
+    }
 }
 
 /// What to try, ready to paste.
-fn help(address: SocketAddr, certs: &Path, token: &str) -> String {
-    let url = format!("https://localhost:{}", address.port());
-    let ca = certs.join("ca.crt");
-    let ca = ca.display();
-    let mut text = String::new();
-    let _ = write!(
-        text,
-        r#"# A token with role admin, good for an hour:
-export TOKEN={token}
-
-# A gRPC call from Python (needs: python3 -m pip install grpcio grpcio-tools):
-python3 - <<'EOF'
-import grpc, os, sys
-sys.path.insert(0, "proto")
-registry, services = grpc.protos_and_services("intellirouter/model_registry/v1/model_registry.proto")
-tls = grpc.ssl_channel_credentials(open("{ca}", "rb").read())
-token = [("authorization", "Bearer " + os.environ["TOKEN"])]
-with grpc.secure_channel("localhost:{port}", tls) as channel:
-    stub = services.ModelRegistryServiceStub(channel)
-    print(stub.ListModels(registry.ListModelsRequest(), metadata=token))
-EOF
-
-# Follow events (leave it running in another terminal):
-curl -N --cacert {ca} -H "authorization: Bearer $TOKEN" '{url}/events?channel=intellirouter:*'
-
-# Publish one:
-curl --cacert {ca} -H "authorization: Bearer $TOKEN" -d '{{"execution_id":"e1","output":"done","timestamp":"2026-01-01T00:00:00Z","metadata":{{}}}}' {url}/events/intellirouter:chain_engine:router_core:chain_execution_completed
-"#,
-        port = address.port(),
-    );
-    text
+fn help(address: SocketAddr, ca: &Path, token: &str) -> String {
+    let port = address.port().to_string();
+    // Between single quotes, for the shell and for Python alike.
+    let ca = ca.display().to_string().replace('\'', r"'\''");
+    include_str!("up/try.txt")
+        .replace("@TOKEN@", token)
+        .replace("@CA@", &ca)
+        .replace("@URL@", &format!("https://localhost:{port}"))
+        .replace("@PORT@", &port)
 }

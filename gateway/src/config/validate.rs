@@ -85,7 +85,7 @@ impl Validate<'_, '_> {
         access: Option<bool>,
     ) -> LogConfig {
         let level = level.unwrap_or_else(|| "info".into());
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
+        if let Err(error) = intellirouter::logging::check_filter(&level) {
             self.source.fault(
                 "log.level",
                 format!("expected a filter such as \"info\": {error}"),

@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
+use intellirouter::security::parse_grpc_timeout;
 
 use crate::reply::Reply;
 
@@ -34,23 +35,7 @@ pub(crate) fn apply(
 }
 
 fn parse(value: &HeaderValue) -> Result<Duration, Reply> {
-    let bytes = value.as_bytes();
-    let (unit, digits) = bytes.split_last().ok_or_else(bad)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(bad());
-    }
-    let number = digits
-        .iter()
-        .fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
-    Ok(match unit {
-        b'H' => Duration::from_secs(number * 3600),
-        b'M' => Duration::from_secs(number * 60),
-        b'S' => Duration::from_secs(number),
-        b'm' => Duration::from_millis(number),
-        b'u' => Duration::from_micros(number),
-        b'n' => Duration::from_nanos(number),
-        _ => return Err(bad()),
-    })
+    parse_grpc_timeout(value).ok_or_else(bad)
 }
 
 fn bad() -> Reply {

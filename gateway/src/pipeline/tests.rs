@@ -49,10 +49,9 @@ async fn worker(more: &str) -> (Arc<Worker>, Seen) {
          [[routes]]\nmatch = '/p.S/Quick'\nupstream = 'b'\npublic = true\ntimeout = '0s'\n\
          [[routes]]\nmatch = '/p.Bare/*'\nupstream = 'b'\n"
     );
-    (
-        Worker::new(Gateway::new(config(&text)).await.unwrap()),
-        seen,
-    )
+    let config = config(&text);
+    let log = crate::events::open_log(&config.events).await.unwrap();
+    (Worker::new(Gateway::new(config, log, None).unwrap()), seen)
 }
 
 static USER: LazyLock<HeaderMap> = LazyLock::new(|| bearer(&token_for("alice", &["user"], 3600)));

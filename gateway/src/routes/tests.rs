@@ -134,7 +134,7 @@ fn options_of_a_method_and_of_its_service_hold_where_the_config_is_silent() {
     let table = table(&route("/intellirouter.*", ""));
     // A policy of its own replaces the service's as a whole.
     assert_eq!(
-        *access(&table, &format!("{MEMORY}/CreateConversation")),
+        *access(&table, &format!("{MEMORY}/SaveConversation")),
         any(&["operator", "service"])
     );
     assert_eq!(

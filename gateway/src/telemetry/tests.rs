@@ -26,7 +26,7 @@ fn record(telemetry: &Arc<Telemetry>, protocol: Protocol) -> Box<CallRecord> {
 
 /// The calls that the metrics count, as `code count`.
 fn counted(telemetry: &Telemetry) -> Vec<String> {
-    let text = telemetry.encode().unwrap();
+    let text = telemetry.encode(None).unwrap();
     let calls = text
         .lines()
         .filter_map(|line| line.strip_prefix("intellirouter_calls_total{"));
@@ -130,7 +130,7 @@ fn a_refusal_counts_with_its_code_and_its_reason_in_each_dialect() {
         drain(&mut body).now_or_never().unwrap();
         drop(body);
         assert_eq!(counted(&telemetry), ["PERMISSION_DENIED 1"], "{dialect:?}");
-        let text = telemetry.encode().unwrap();
+        let text = telemetry.encode(None).unwrap();
         assert!(
             text.contains("intellirouter_refusals_total{reason=\"role_missing\"} 1"),
             "{text}"
@@ -147,7 +147,7 @@ fn open_calls_are_counted_to_their_last_byte() {
     assert_eq!(open(), 2);
     assert!(
         telemetry
-            .encode()
+            .encode(None)
             .unwrap()
             .contains("intellirouter_open_calls 2")
     );
@@ -166,7 +166,7 @@ fn no_label_of_a_metric_comes_from_the_caller() {
     )]);
     record.see(&Frame::trailers(hostile));
     drop(record);
-    let text = telemetry.encode().unwrap();
+    let text = telemetry.encode(None).unwrap();
     assert!(
         !text.contains("a.S") && !text.contains("secret") && !text.contains("0\\\""),
         "{text}"

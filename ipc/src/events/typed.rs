@@ -2,7 +2,11 @@
 //!
 //! Owns the shapes of the payloads and the channel that each belongs to. A payload is one JSON
 //! object; every one has `timestamp` (RFC 3339, UTC) and `metadata`. Fields that a reader does not
-//! know are ignored, so that a newer publisher can add some.
+//! know are ignored, so that a newer publisher can add some; of those that it knows, only `metadata`
+//! and the `details` of an error may be missing.
+//!
+//! What can't be written or read is an [`IpcError::Serialization`]. Its text says which field and
+//! why, in at most [`MAX_MESSAGE_CHARS`] characters, since it may quote the payload.
 
 use std::collections::HashMap;
 
@@ -12,6 +16,14 @@ use time::OffsetDateTime;
 
 use super::channel::ChannelName;
 use crate::error::{IpcError, IpcResult};
+
+mod fields;
+
+#[cfg(test)]
+mod tests;
+
+/// The most that a message takes over from the JSON reader, in characters.
+const MAX_MESSAGE_CHARS: usize = 256;
 
 /// What can be the payload of an event: everything that serde can write and read as JSON.
 pub trait EventPayload: Sized {
@@ -30,12 +42,21 @@ pub trait EventPayload: Sized {
 
 impl<T: Serialize + DeserializeOwned> EventPayload for T {
     fn serialize(&self) -> IpcResult<String> {
-        serde_json::to_string(self).map_err(|error| IpcError::Serialization(error.to_string()))
+        serde_json::to_string(self).map_err(unfit)
     }
 
     fn deserialize(text: &str) -> IpcResult<Self> {
-        serde_json::from_str(text).map_err(|error| IpcError::Serialization(error.to_string()))
+        serde_json::from_str(text).map_err(unfit)
     }
+}
+
+fn unfit(error: serde_json::Error) -> IpcError {
+    let text = error.to_string();
+    let mut cut: String = text.chars().take(MAX_MESSAGE_CHARS).collect();
+    if cut.len() < text.len() {
+        cut.push('…');
+    }
+    IpcError::Serialization(cut)
 }
 
 /// An event that has a channel of its own.
@@ -77,11 +98,23 @@ macro_rules! events {
         pub struct $name {
             $($(#[$field_doc])* pub $field: $type,)*
             /// When it happened.
-            #[serde(with = "time::serde::rfc3339")]
+            #[serde(with = "fields::utc")]
             pub timestamp: OffsetDateTime,
             /// Whatever else the publisher wants to tell.
             #[serde(default)]
             pub metadata: HashMap<String, String>,
+        }
+
+        impl $name {
+            /// One that happens now, without metadata.
+            #[must_use]
+            pub fn new($($field: $type),*) -> Self {
+                Self {
+                    $($field,)*
+                    timestamp: OffsetDateTime::now_utc(),
+                    metadata: HashMap::new(),
+                }
+            }
         }
 
         impl TypedEvent for $name {
@@ -179,6 +212,7 @@ events! {
         /// Whether it answered as it should.
         healthy: bool,
         /// How long the check took, in milliseconds.
+        #[serde(serialize_with = "fields::finite")]
         latency_ms: f32,
     }
 
@@ -205,6 +239,7 @@ events! {
         /// Tokens that came out.
         output_tokens: u32,
         /// How long the answer took, in milliseconds.
+        #[serde(serialize_with = "fields::finite")]
         latency_ms: f32,
     }
 }

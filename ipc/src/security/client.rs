@@ -3,7 +3,8 @@
 //! Owns the connection settings, the TLS handshake and the renewal of the token. It does not own
 //! retries, balancing or deadlines: a call waits as long as its own deadline
 //! (`tonic::Request::set_timeout`) lets it. tonic's TLS settings are not used, so that the rules are
-//! the same as everywhere here ([`super::TlsConfig`]).
+//! the same as everywhere here ([`super::TlsConfig`]). Every new connection, also one that replaces a
+//! broken one, uses the TLS files as they are then; bad ones leave the last good ones in use.
 //!
 //! Limits: 10 s to connect, TLS included; one connection; 1024 calls may wait for it. A peer that
 //! does not answer an HTTP/2 ping (every 30 s while calls run) within 10 s is given up.
@@ -23,7 +24,8 @@ use tonic::transport::Endpoint;
 pub use channel::SecureChannel;
 
 use super::jwt::JwtAuthenticator;
-use super::tls::TlsConfig;
+use super::reload::TlsReload;
+use super::tls::{ALPN_GRPC, TlsConfig};
 use crate::error::{IpcError, IpcResult};
 use connect::{Connector, Target};
 use token::TokenSource;
@@ -120,27 +122,44 @@ impl<C> SecureGrpcClientBuilder<C> {
         url: impl AsRef<str>,
         make: impl FnOnce(SecureChannel) -> C,
     ) -> IpcResult<C> {
+        let (endpoint, connector) = self.prepare(url.as_ref())?;
+        let channel = endpoint
+            .connect_with_connector(connector.into_service())
+            .await?;
+        Ok(make(SecureChannel::new(channel, self.tokens)))
+    }
+
+    /// As [`build`](Self::build), without waiting for the server: the first call connects. For a
+    /// service that may start before the ones that it calls.
+    pub fn build_lazy(self, url: impl AsRef<str>) -> IpcResult<C>
+    where
+        C: FromSecureChannel,
+    {
+        let (endpoint, connector) = self.prepare(url.as_ref())?;
+        let channel = endpoint.connect_with_connector_lazy(connector.into_service());
+        Ok(C::from_secure_channel(SecureChannel::new(
+            channel,
+            self.tokens,
+        )))
+    }
+
+    fn prepare(&self, url: &str) -> IpcResult<(Endpoint, Connector)> {
         // First, so that a bad JWT config shows here and not at the first call.
         if let Some(tokens) = &self.tokens {
             tokens.header(SystemTime::now())?;
         }
-        let target = Target::parse(url.as_ref())?;
+        let target = Target::parse(url)?;
         let connector = self.connector(&target)?;
-        let channel = endpoint(&target)?
-            .connect_with_connector(connector.into_service())
-            .await?;
-        Ok(make(SecureChannel::new(channel, self.tokens)))
+        Ok((endpoint(&target)?, connector))
     }
 
     fn connector(&self, target: &Target) -> IpcResult<Connector> {
         match &self.tls {
             Some(tls) => {
                 let name = super::tls::server_name(&self.domain)?;
-                Ok(Connector::tls(
-                    target,
-                    name,
-                    tls.load_client_config(&self.domain)?,
-                ))
+                let identity = (tls.cert_path.as_path(), tls.key_path.as_path());
+                let files = TlsReload::client(Some(&tls.ca_cert_path), Some(identity), ALPN_GRPC)?;
+                Ok(Connector::tls(target, name, files))
             }
             None if !self.plaintext => Err(IpcError::Security(
                 "no TLS is configured: call with_tls, or allow_plaintext if that is meant".into(),
@@ -185,6 +204,7 @@ macro_rules! from_secure_channel {
 
 from_secure_channel! {
     services::chain_engine::v1::chain_engine_service_client::ChainEngineServiceClient<SecureChannel>,
+    services::chain_engine::v1::chain_store_service_client::ChainStoreServiceClient<SecureChannel>,
     services::events::v1::event_service_client::EventServiceClient<SecureChannel>,
     services::memory::v1::memory_service_client::MemoryServiceClient<SecureChannel>,
     services::memory::v1::memory_chain_integration_service_client::MemoryChainIntegrationServiceClient<SecureChannel>,

@@ -1,33 +1,32 @@
 //! TLS settings from PEM files, for both directions.
 //!
-//! Owns reading and checking the files and building rustls configs; it does not own sockets,
-//! handshakes or reload. The crypto provider is given explicitly (aws-lc-rs), so nothing depends on
-//! what the process installed as its default. TLS 1.2 and 1.3.
+//! Owns reading and checking the files and building rustls configs; it does not own sockets or
+//! handshakes, nor when the files are read again ([`super::TlsReload`]). The crypto provider is
+//! given explicitly (aws-lc-rs), so nothing depends on what the process installed as its default.
+//! TLS 1.2 and 1.3.
 //!
 //! Every fault is an [`IpcError::Security`] that names the file and what was expected there: a file
 //! that is missing or holds something else, a key that does not belong to its certificate, a CA file
 //! without a certificate. Limits: 1 MiB per file.
 
-use std::fmt;
-use std::fs::File;
-use std::io::Read;
+mod files;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::ServerName;
 
 use crate::error::{IpcError, IpcResult};
 
-/// gRPC is HTTP/2 only.
-const ALPN_GRPC: &[&[u8]] = &[b"h2"];
+pub(super) use files::{TlsFiles, TlsPaths};
 
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// gRPC is HTTP/2 only.
+pub(super) const ALPN_GRPC: &[&[u8]] = &[b"h2"];
 
 /// The files of one party in mutual TLS: its certificate and key, and the CA that vouches for the
 /// others.
@@ -51,24 +50,22 @@ impl TlsConfig {
         }
     }
 
+    pub(super) fn paths(&self) -> TlsPaths {
+        TlsPaths {
+            identity: Some((self.cert_path.clone(), self.key_path.clone())),
+            ca: Some(self.ca_cert_path.clone()),
+        }
+    }
+
     /// For calling a server: it must prove to be `domain`, and the own certificate is shown to it.
     pub fn load_client_config(&self, domain: &str) -> IpcResult<ClientConfig> {
         server_name(domain)?;
-        client_config(
-            Some(&self.ca_cert_path),
-            Some((&self.cert_path, &self.key_path)),
-            ALPN_GRPC,
-        )
+        client_from(&self.paths().read()?, &protocols(ALPN_GRPC))
     }
 
     /// For a server: every client must show a certificate of the CA.
     pub fn load_server_config(&self) -> IpcResult<ServerConfig> {
-        server_config(
-            &self.cert_path,
-            &self.key_path,
-            Some(&self.ca_cert_path),
-            ALPN_GRPC,
-        )
+        server_from(&self.paths().read()?, &protocols(ALPN_GRPC))
     }
 }
 
@@ -83,27 +80,10 @@ pub fn server_config(
     client_ca: Option<&Path>,
     alpn: &[&[u8]],
 ) -> IpcResult<ServerConfig> {
-    let provider = provider();
-    let identity = load_identity(cert, key, &provider)?;
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(internal)?;
-    let builder = match client_ca {
-        None => builder.with_no_client_auth(),
-        Some(path) => {
-            let roots = load_roots(path)?;
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
-                .build()
-                .map_err(|error| fault("CA", path, &error))?;
-            builder.with_client_cert_verifier(verifier)
-        }
-    };
-    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(internal)?;
-    config.send_tls13_tickets = 1;
-    config.alpn_protocols = protocols(alpn);
-    Ok(config)
+    server_from(
+        &server_paths(cert, key, client_ca).read()?,
+        &protocols(alpn),
+    )
 }
 
 /// A config for making connections: servers must lead to `ca`; `identity` is the certificate and key
@@ -115,28 +95,70 @@ pub fn client_config(
     identity: Option<(&Path, &Path)>,
     alpn: &[&[u8]],
 ) -> IpcResult<ClientConfig> {
-    let ca = ca.ok_or_else(|| {
+    client_from(&client_paths(ca, identity).read()?, &protocols(alpn))
+}
+
+pub(super) fn server_paths(cert: &Path, key: &Path, client_ca: Option<&Path>) -> TlsPaths {
+    TlsPaths {
+        identity: Some((cert.to_owned(), key.to_owned())),
+        ca: client_ca.map(Path::to_owned),
+    }
+}
+
+pub(super) fn client_paths(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> TlsPaths {
+    TlsPaths {
+        identity: identity.map(|(cert, key)| (cert.to_owned(), key.to_owned())),
+        ca: ca.map(Path::to_owned),
+    }
+}
+
+pub(super) fn protocols(alpn: &[&[u8]]) -> Vec<Vec<u8>> {
+    alpn.iter().map(|name| name.to_vec()).collect()
+}
+
+pub(super) fn server_from(files: &TlsFiles, alpn: &[Vec<u8>]) -> IpcResult<ServerConfig> {
+    let provider = provider();
+    let identity = files.identity(&provider)?.ok_or_else(|| {
+        IpcError::Security("a certificate and its key are needed to serve over TLS".into())
+    })?;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(internal)?;
+    let clients = files
+        .verifier(|roots| WebPkiClientVerifier::builder_with_provider(roots, provider).build())?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(internal)?;
+    config.send_tls13_tickets = 1;
+    config.alpn_protocols = alpn.to_vec();
+    Ok(config)
+}
+
+pub(super) fn client_from(files: &TlsFiles, alpn: &[Vec<u8>]) -> IpcResult<ClientConfig> {
+    let provider = provider();
+    let servers = files.verifier(|roots| {
+        WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build()
+    })?;
+    let verifier = servers.ok_or_else(|| {
         IpcError::Security(
             "a CA file is needed to check servers: the system's own CAs are not used".into(),
         )
     })?;
-    let provider = provider();
-    let roots = load_roots(ca)?;
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
-        .build()
-        .map_err(|error| fault("CA", ca, &error))?;
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(internal)?
         .with_webpki_verifier(verifier);
-    let mut config = match identity {
+    let mut config = match files.identity(&provider)? {
         None => builder.with_no_client_auth(),
-        Some((cert, key)) => {
-            let identity = load_identity(cert, key, &provider)?;
+        Some(identity) => {
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
         }
     };
-    config.alpn_protocols = protocols(alpn);
+    config.alpn_protocols = alpn.to_vec();
     Ok(config)
 }
 
@@ -151,73 +173,6 @@ pub(super) fn server_name(domain: &str) -> IpcResult<ServerName<'static>> {
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
-}
-
-fn protocols(alpn: &[&[u8]]) -> Vec<Vec<u8>> {
-    alpn.iter().map(|name| name.to_vec()).collect()
-}
-
-fn load_identity(cert: &Path, key: &Path, provider: &CryptoProvider) -> IpcResult<CertifiedKey> {
-    let chain = load_certificates("certificate", cert)?;
-    let private = PrivateKeyDer::from_pem_slice(&read("key", key)?).map_err(|_| {
-        fault(
-            "key",
-            key,
-            &"expected a PEM private key (PKCS#8, SEC1 or PKCS#1)",
-        )
-    })?;
-    CertifiedKey::from_der(chain, private, provider).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => fault(
-            "key",
-            key,
-            &format_args!(
-                "it does not belong to the certificate in {}",
-                cert.display()
-            ),
-        ),
-        rustls::Error::InvalidCertificate(_) => fault("certificate", cert, &error),
-        other => fault("key", key, &other),
-    })
-}
-
-fn load_roots(path: &Path) -> IpcResult<Arc<RootCertStore>> {
-    let mut roots = RootCertStore::empty();
-    for certificate in load_certificates("CA", path)? {
-        roots
-            .add(certificate)
-            .map_err(|error| fault("CA", path, &error))?;
-    }
-    Ok(Arc::new(roots))
-}
-
-fn load_certificates(what: &str, path: &Path) -> IpcResult<Vec<CertificateDer<'static>>> {
-    let pem = read(what, path)?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|_| fault(what, path, &"a PEM block in it is damaged"))?;
-    if certificates.is_empty() {
-        return Err(fault(what, path, &"expected at least one PEM certificate"));
-    }
-    Ok(certificates)
-}
-
-fn read(what: &str, path: &Path) -> IpcResult<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| fault(what, path, &error))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(fault(
-            what,
-            path,
-            &"it has more than 1 MiB: expected a PEM file",
-        ));
-    }
-    Ok(bytes)
-}
-
-fn fault(what: &str, path: &Path, why: &dyn fmt::Display) -> IpcError {
-    IpcError::Security(format!("{what} file {}: {why}", path.display()))
 }
 
 fn internal(error: rustls::Error) -> IpcError {

@@ -1,8 +1,15 @@
 //! A secure client and a secure server over a real loopback socket: who gets through, who does not,
 //! and what the refused one is told.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod health;
+mod limits;
+mod metrics;
+mod player;
+mod raw;
+mod reload;
+mod rules;
 mod support;
 
 use std::sync::Arc;

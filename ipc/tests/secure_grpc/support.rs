@@ -3,13 +3,14 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use intellirouter::generated::intellirouter::rag_manager::v1 as rag;
 use intellirouter::security::{
     Claims, JwtAuthenticator, JwtConfig, PeerInfo, SecureChannel, SecureGrpcServerBuilder,
-    TlsConfig,
+    SecureRouter, TlsConfig,
 };
 use intellirouter::{IpcError, IpcResult};
 use rag::rag_persona_integration_service_client::RagPersonaIntegrationServiceClient;
@@ -47,6 +48,7 @@ pub(crate) fn jwt() -> Arc<JwtAuthenticator> {
 /// A CA with a certificate for a server and one for a client, on disk.
 pub(crate) struct Pki {
     dir: TempDir,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl Pki {
@@ -59,26 +61,39 @@ impl Pki {
         let ca = params.self_signed(&ca_key).unwrap();
         fs::write(dir.path().join("ca.crt"), ca.pem()).unwrap();
         let issuer = Issuer::new(params, ca_key);
-        for (name, usage) in [
-            ("server", ExtendedKeyUsagePurpose::ServerAuth),
-            ("client", ExtendedKeyUsagePurpose::ClientAuth),
-        ] {
-            let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-            params.extended_key_usages = vec![usage];
-            let key = KeyPair::generate().unwrap();
-            let cert = params.signed_by(&key, &issuer).unwrap();
-            fs::write(dir.path().join(format!("{name}.crt")), cert.pem()).unwrap();
-            fs::write(dir.path().join(format!("{name}.key")), key.serialize_pem()).unwrap();
-        }
-        Self { dir }
+        let pki = Self { dir, issuer };
+        pki.issue("server", ExtendedKeyUsagePurpose::ServerAuth);
+        pki.issue("client", ExtendedKeyUsagePurpose::ClientAuth);
+        pki
+    }
+
+    /// Writes a new certificate and its key, in place of those that were there.
+    pub(crate) fn renew(&self, name: &str) {
+        let usage = match name {
+            "server" => ExtendedKeyUsagePurpose::ServerAuth,
+            _ => ExtendedKeyUsagePurpose::ClientAuth,
+        };
+        self.issue(name, usage);
+    }
+
+    fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) {
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.extended_key_usages = vec![usage];
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        fs::write(self.path(&format!("{name}.crt")), cert.pem()).unwrap();
+        fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.dir.path().join(file)
     }
 
     pub(crate) fn tls(&self, name: &str) -> TlsConfig {
-        let path = |file: String| -> PathBuf { self.dir.path().join(file) };
         TlsConfig::new(
-            path(format!("{name}.crt")),
-            path(format!("{name}.key")),
-            path("ca.crt".into()),
+            self.path(&format!("{name}.crt")),
+            self.path(&format!("{name}.key")),
+            self.path("ca.crt"),
         )
     }
 }
@@ -95,6 +110,8 @@ pub(crate) struct Gate {
 pub(crate) struct Echo {
     calls: Arc<AtomicU32>,
     gate: Arc<Gate>,
+    /// What the last caller showed.
+    shown: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Echo {
@@ -118,12 +135,11 @@ impl RagPersonaIntegrationService for Echo {
             .extensions()
             .get::<Claims>()
             .map_or("nobody", |claims| &claims.sub);
-        let chain = request
-            .extensions()
-            .get::<PeerInfo>()
-            .unwrap()
-            .certificates
-            .len();
+        let peer = request.extensions().get::<PeerInfo>().unwrap();
+        let chain = peer.certificates.len();
+        if let Some(own) = peer.certificates.first() {
+            *self.shown.lock().unwrap() = own.to_vec();
+        }
         Ok(Response::new(rag::AugmentPersonaRequestResponse {
             augmented_request: format!("{caller}, {chain} certificates"),
             ..Default::default()
@@ -132,23 +148,19 @@ impl RagPersonaIntegrationService for Echo {
 }
 
 /// A server that listens since before `start` returned.
-pub(crate) struct Running {
+pub(crate) struct Served {
     pub(crate) address: SocketAddr,
-    pub(crate) calls: Arc<AtomicU32>,
-    pub(crate) gate: Arc<Gate>,
     signal: oneshot::Sender<()>,
     serving: JoinHandle<IpcResult<()>>,
 }
 
-impl Running {
-    pub(crate) async fn start(builder: &SecureGrpcServerBuilder) -> Self {
-        let echo = Echo::default();
-        let (calls, gate) = (Arc::clone(&echo.calls), Arc::clone(&echo.gate));
-        let router = builder
-            .build::<RagPersonaIntegrationServiceServer<Echo>>()
-            .unwrap();
-        let router = builder.add_service(router, echo.into_service());
-        let bound = router.bind(LOOPBACK).await.unwrap();
+impl Served {
+    pub(crate) async fn start(router: SecureRouter) -> Self {
+        Self::start_at(router, LOOPBACK).await
+    }
+
+    pub(crate) async fn start_at(router: SecureRouter, address: SocketAddr) -> Self {
+        let bound = router.bind(address).await.unwrap();
         let address = bound.local_addr();
         let (signal, stopped) = oneshot::channel();
         let serving = tokio::spawn(bound.serve_with_shutdown(async {
@@ -156,8 +168,6 @@ impl Running {
         }));
         Self {
             address,
-            calls,
-            gate,
             signal,
             serving,
         }
@@ -169,4 +179,61 @@ impl Running {
             .await
             .map_err(|error| IpcError::Internal(error.to_string()))?
     }
+}
+
+/// A server of [`Echo`].
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) calls: Arc<AtomicU32>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) shown: Arc<Mutex<Vec<u8>>>,
+    served: Served,
+}
+
+impl Running {
+    pub(crate) async fn start(builder: &SecureGrpcServerBuilder) -> Self {
+        Self::start_at(builder, LOOPBACK).await
+    }
+
+    pub(crate) async fn start_at(builder: &SecureGrpcServerBuilder, address: SocketAddr) -> Self {
+        let echo = Echo::default();
+        let (calls, gate) = (Arc::clone(&echo.calls), Arc::clone(&echo.gate));
+        let shown = Arc::clone(&echo.shown);
+        let router = builder
+            .build::<RagPersonaIntegrationServiceServer<Echo>>()
+            .unwrap();
+        let router = builder.add_service(router, echo.into_service());
+        let served = Served::start_at(router, address).await;
+        Self {
+            address: served.address,
+            calls,
+            gate,
+            shown,
+            served,
+        }
+    }
+
+    pub(crate) async fn stop(self) -> IpcResult<()> {
+        self.served.stop().await
+    }
+}
+
+/// Waits for what must come; fails after 60 s, which paused time does not really take.
+pub(crate) async fn soon<T>(coming: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), coming)
+        .await
+        .expect("it never came")
+}
+
+/// Asks again and again until there is an answer, within the same time.
+pub(crate) async fn eventually<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    soon(async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
 }

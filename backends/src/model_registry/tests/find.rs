@@ -2,8 +2,9 @@ use std::collections::HashMap;
 
 use pb::{ModelCapabilities, ModelFilter, ModelStatus, ModelType};
 
-use super::super::filter::matches;
+use super::super::filter;
 use super::*;
+use crate::router::candidate::ModelSource;
 
 fn texts(values: &[&str]) -> Vec<String> {
     values.iter().map(|value| (*value).to_owned()).collect()
@@ -35,6 +36,12 @@ fn subject() -> ModelMetadata {
         metadata: pairs(&[("region", "eu"), ("tier", "1")]),
         ..model("m")
     }
+}
+
+/// As if what was registered were what was measured.
+fn matches(filter: &ModelFilter, model: &ModelMetadata) -> bool {
+    let latency = model.avg_latency_ms;
+    filter::matches(filter, model, (latency > 0.0).then_some(latency))
 }
 
 /// `meets` lets the subject through, `fails` does not.
@@ -162,6 +169,27 @@ fn a_model_that_was_never_measured_meets_any_latency() {
         ..Default::default()
     };
     assert!(matches(&filter, &model("m")));
+}
+
+#[tokio::test]
+async fn the_latency_that_counts_and_is_shown_is_the_live_one() {
+    let mut world = World::new(quiet()).await;
+    let measured = ModelMetadata {
+        avg_latency_ms: 100.0,
+        ..model("m")
+    };
+    register(&mut world.client, measured).await.unwrap();
+    let load = world.registry.candidate("m").unwrap().load;
+    load.observe_latency(Duration::from_millis(600));
+    let filter = |max_latency_ms| ModelFilter {
+        max_latency_ms,
+        ..Default::default()
+    };
+    let client = &mut world.client;
+    assert!(find(client, filter(199.0)).await.unwrap().is_empty());
+    let found = find(client, filter(201.0)).await.unwrap();
+    assert_eq!(found[0].avg_latency_ms, 200.0);
+    assert_eq!(get(client, "m").await.unwrap().avg_latency_ms, 200.0);
 }
 
 #[test]

@@ -90,7 +90,12 @@ async fn times_are_the_registrys_whatever_the_client_says() {
 
 #[tokio::test]
 async fn the_times_are_of_the_wall_clock() {
-    let mut client = serve(ModelRegistry::new(RegistrySettings::default())).await;
+    let directory = tempfile::tempdir().unwrap();
+    let database = Database::open(&directory.path().join(FILE), MIGRATIONS).unwrap();
+    let connectors = Connectors::new(ConnectorSettings::default()).unwrap();
+    let log = Arc::new(MemoryLog::new(LogSettings::default()).unwrap());
+    let registry = ModelRegistry::open(database, quiet(), connectors, Events::start(log));
+    let mut client = serve(Arc::new(registry.await.unwrap()), Arc::new(directory)).await;
     let before = SystemTime::now();
     let registered = register(&mut client, model("m")).await.unwrap();
     let at = SystemTime::try_from(registered.created_at.unwrap()).unwrap();
@@ -256,6 +261,21 @@ async fn every_field_out_of_bounds_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn a_connector_that_does_not_exist_is_refused_and_those_that_do_are_named() {
+    let mut client = default_client().await;
+    let unknown = with_connector("m", connector("telepathy", "https://host/v1", ""));
+    let refused = [register(&mut client, unknown.clone()).await.unwrap_err(), {
+        register(&mut client, model("m")).await.unwrap();
+        update(&mut client, unknown).await.unwrap_err()
+    }];
+    for status in refused {
+        assert_eq!(faulty_fields(&status), ["metadata.connector_config.type"]);
+        let text = status.message();
+        assert!(text.ends_with("expected one of local, openai"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn every_field_at_its_bound_is_taken() {
     let long = |bytes: usize| "x".repeat(bytes);
     let mut map: HashMap<_, _> = (0..63).map(|n| (n.to_string(), String::new())).collect();
@@ -271,7 +291,8 @@ async fn every_field_at_its_bound_is_taken() {
         metadata: map.clone(),
         tags: list.clone(),
         connector_config: Some(ConnectorConfig {
-            r#type: long(64),
+            // The longest type is longer than the name of any connector.
+            r#type: "openai".to_owned(),
             endpoint_url: format!("{host}{}", long(2048 - host.len())),
             api_key: long(8192),
             org_id: long(256),

@@ -1,5 +1,5 @@
-use super::super::store::Store;
 use super::*;
+use crate::router::candidate::ModelSource;
 
 const KEY: &str = "sk-very-secret";
 const URL: &str = "https://models.example/v1";
@@ -8,10 +8,16 @@ fn keyed() -> ModelMetadata {
     with_connector("m", connector("openai", URL, KEY))
 }
 
-fn store_with_key() -> Store {
-    let store = Store::new(10, 1 << 20);
-    store.insert(keyed(), ticking().into()).unwrap();
-    store
+async fn world_with_key() -> World {
+    let mut world = World::new(quiet()).await;
+    register(&mut world.client, keyed()).await.unwrap();
+    world
+}
+
+/// The key as a connector would get it.
+fn key(world: &World) -> String {
+    let candidate = world.registry.candidate("m").unwrap();
+    candidate.api_key.expose().to_owned()
 }
 
 #[track_caller]
@@ -35,43 +41,45 @@ async fn no_answer_carries_an_api_key() {
     assert_blank(&remove(&mut client, "m").await.unwrap());
 }
 
-#[test]
-fn a_key_is_kept_apart_from_the_model() {
-    let store = store_with_key();
-    assert_eq!(store.api_key("m").as_deref(), Some(KEY));
-    assert_blank(&store.get("m").unwrap());
+#[tokio::test]
+async fn a_key_is_kept_apart_from_the_model() {
+    let world = world_with_key().await;
+    assert_eq!(key(&world), KEY);
+    assert_blank(&world.registry.candidate("m").unwrap().model);
 }
 
-#[test]
-fn an_update_with_an_empty_key_keeps_the_recorded_one() {
-    let store = store_with_key();
-    let read = ModelMetadata::clone(&store.get("m").unwrap());
-    store
-        .replace(
-            ModelMetadata {
-                name: "New".to_owned(),
-                ..read
-            },
-            ticking().into(),
-        )
-        .unwrap();
-    assert_eq!(store.api_key("m").as_deref(), Some(KEY));
-    assert_blank(&store.get("m").unwrap());
+#[tokio::test]
+async fn an_update_with_an_empty_key_keeps_the_recorded_one() {
+    let mut world = world_with_key().await;
+    let read = get(&mut world.client, "m").await.unwrap();
+    let renamed = ModelMetadata {
+        name: "New".to_owned(),
+        ..read
+    };
+    assert_blank(&update(&mut world.client, renamed).await.unwrap());
+    assert_eq!(key(&world), KEY);
 }
 
-#[test]
-fn an_update_with_a_key_replaces_the_recorded_one() {
-    let store = store_with_key();
+#[tokio::test]
+async fn an_update_with_a_key_replaces_the_recorded_one() {
+    let mut world = world_with_key().await;
     let change = with_connector("m", connector("openai", URL, "another"));
-    store.replace(change, ticking().into()).unwrap();
-    assert_eq!(store.api_key("m").as_deref(), Some("another"));
+    update(&mut world.client, change).await.unwrap();
+    assert_eq!(key(&world), "another");
 }
 
-#[test]
-fn an_update_without_a_connector_drops_the_key() {
-    let store = store_with_key();
-    store.replace(model("m"), ticking().into()).unwrap();
-    assert_eq!(store.api_key("m").as_deref(), Some(""));
+#[tokio::test]
+async fn an_update_without_a_connector_drops_the_key() {
+    let mut world = world_with_key().await;
+    update(&mut world.client, model("m")).await.unwrap();
+    assert_eq!(key(&world), "");
+}
+
+#[tokio::test]
+async fn a_change_of_status_keeps_the_key() {
+    let mut world = world_with_key().await;
+    set_status(&mut world.client, "m", 3, "").await.unwrap();
+    assert_eq!(key(&world), KEY);
 }
 
 #[tokio::test]
@@ -112,13 +120,21 @@ async fn a_model_that_has_no_key_may_move_without_one() {
         .unwrap();
 }
 
-#[test]
-fn debug_output_shows_no_key() {
-    let registry = ModelRegistry::new(RegistrySettings::default());
-    registry.store.insert(keyed(), ticking().into()).unwrap();
-    let shown = format!("{registry:?}");
-    assert!(shown.contains("models: 1"), "{shown}");
-    assert!(!shown.contains(KEY), "{shown}");
+#[tokio::test]
+async fn debug_output_shows_no_key() {
+    let world = world_with_key().await;
+    let registry = &world.registry;
+    let shown = [
+        format!("{registry:?}"),
+        format!("{:?}", registry.candidates()),
+        format!("{:?}", registry.store),
+        format!("{:?}", registry.checker),
+        format!("{:?}", registry.store.get("m").unwrap()),
+    ];
+    assert!(shown[0].contains("models: 1"), "{}", shown[0]);
+    for shown in shown {
+        assert!(!shown.contains(KEY), "{shown}");
+    }
 }
 
 #[tokio::test]

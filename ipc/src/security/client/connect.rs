@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 use tower::Service;
 
 use crate::error::{IpcError, IpcResult};
+use crate::security::TlsReload;
 
 /// A parsed `http(s)://host[:port]`.
 pub(super) struct Target {
@@ -79,14 +80,18 @@ fn is_host_and_port(authority: &Authority) -> bool {
 #[derive(Clone)]
 pub(super) struct Connector {
     address: Arc<str>,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<(Arc<TlsReload<ClientConfig>>, ServerName<'static>)>,
 }
 
 impl Connector {
-    pub(super) fn tls(target: &Target, name: ServerName<'static>, config: ClientConfig) -> Self {
+    pub(super) fn tls(
+        target: &Target,
+        name: ServerName<'static>,
+        files: TlsReload<ClientConfig>,
+    ) -> Self {
         Self {
             address: address(target, 443),
-            tls: Some((TlsConnector::from(Arc::new(config)), name)),
+            tls: Some((Arc::new(files), name)),
         }
     }
 
@@ -113,7 +118,11 @@ impl Connector {
         let Some((tls, name)) = self.tls else {
             return Ok(Io::Left(stream));
         };
-        let stream = tls.connect(name, stream).await?;
+        // What is wrong has been logged; the last good files are used.
+        let _ = tls.refresh().await;
+        let stream = TlsConnector::from(tls.current())
+            .connect(name, stream)
+            .await?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(std::io::Error::other(
                 "the server does not offer HTTP/2 in ALPN",

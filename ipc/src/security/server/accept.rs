@@ -9,12 +9,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::io::ServerIo;
+use crate::security::TlsReload;
 
 const MAX_CONNECTIONS: usize = 4096;
 const MAX_HANDSHAKES: usize = 512;
@@ -25,7 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Runs until the receiver of `ready` is dropped; handshakes under way are dropped with it.
 pub(super) async fn accept_loop(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<TlsReload<ServerConfig>>>,
     ready: mpsc::Sender<ServerIo>,
     server: &'static str,
 ) {
@@ -92,7 +94,7 @@ async fn next(places: &Places, listener: &TcpListener) -> io::Result<Accepted> {
 
 async fn finish(
     accepted: Accepted,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<TlsReload<ServerConfig>>>,
     ready: mpsc::Sender<ServerIo>,
     server: &'static str,
 ) {
@@ -104,17 +106,20 @@ async fn finish(
     } = accepted;
     let io = match tls {
         None => ServerIo::plain(stream, address, connection),
-        Some(tls) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-            Ok(Ok(stream)) => ServerIo::tls(stream, address, connection),
-            Ok(Err(error)) => {
-                tracing::debug!(server, %address, %error, "a TLS handshake failed");
-                return;
+        Some(tls) => {
+            let shaken = TlsAcceptor::from(tls.current()).accept(stream);
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, shaken).await {
+                Ok(Ok(stream)) => ServerIo::tls(stream, address, connection),
+                Ok(Err(error)) => {
+                    tracing::debug!(server, %address, %error, "a TLS handshake failed");
+                    return;
+                }
+                Err(_) => {
+                    tracing::debug!(server, %address, "a TLS handshake took over 10 s");
+                    return;
+                }
             }
-            Err(_) => {
-                tracing::debug!(server, %address, "a TLS handshake took over 10 s");
-                return;
-            }
-        },
+        }
     };
     drop(handshake);
     // Refused only when the server stops: then the connection is closed.

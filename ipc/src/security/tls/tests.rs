@@ -1,8 +1,9 @@
-use std::fs;
+use std::fs::{self, File};
 
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 
+use super::files::MAX_FILE_BYTES;
 use super::*;
 
 struct Files {

@@ -1,7 +1,7 @@
 //! Collects what is wrong with a request, so that the caller sees all faults at once.
 //!
 //! Owns the checks that are the same for every text, list, map and number. It does not know the
-//! messages: `validate` says which field has which bounds. It fails with INVALID_ARGUMENT and a
+//! messages: whoever calls says which field has which bounds. It fails with INVALID_ARGUMENT and a
 //! `google.rpc.BadRequest` that names each field and what was expected there, at most
 //! [`FAULTS_NAMED`] of them. Values are never repeated: they may be secrets, or long.
 
@@ -10,13 +10,13 @@ use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use super::limits::{
+use crate::model_registry::limits::{
     FAULTS_NAMED, LIST_ENTRIES, LIST_ENTRY_BYTES, MAP_ENTRIES, MAP_KEY_BYTES, MAP_VALUE_BYTES,
 };
 
 /// The faults found so far.
 #[derive(Default)]
-pub(super) struct Faults {
+pub(crate) struct Faults {
     named: Vec<FieldViolation>,
     /// All of them, also those past the number that is named.
     count: usize,
@@ -24,7 +24,7 @@ pub(super) struct Faults {
 
 impl Faults {
     /// Records that `field` does not hold what was expected.
-    pub(super) fn add(&mut self, field: impl Into<String>, expected: impl Into<String>) {
+    pub(crate) fn add(&mut self, field: impl Into<String>, expected: impl Into<String>) {
         self.count += 1;
         if self.named.len() < FAULTS_NAMED {
             self.named.push(FieldViolation::new(field, expected));
@@ -32,7 +32,7 @@ impl Faults {
     }
 
     /// A text that may be empty.
-    pub(super) fn text(&mut self, field: &str, value: &str, max: usize) {
+    pub(crate) fn text(&mut self, field: &str, value: &str, max: usize) {
         if value.len() > max {
             let expected = format!("expected at most {max} bytes, got {}", value.len());
             self.add(field, expected);
@@ -40,7 +40,7 @@ impl Faults {
     }
 
     /// A text that may not be empty.
-    pub(super) fn required(&mut self, field: &str, value: &str, max: usize) {
+    pub(crate) fn required(&mut self, field: &str, value: &str, max: usize) {
         if value.is_empty() {
             self.add(field, "required");
         } else {
@@ -49,7 +49,7 @@ impl Faults {
     }
 
     /// A list of short texts.
-    pub(super) fn list(&mut self, field: &str, values: &[String]) {
+    pub(crate) fn list(&mut self, field: &str, values: &[String]) {
         if !self.entries(field, values.len(), LIST_ENTRIES) {
             return;
         }
@@ -62,7 +62,7 @@ impl Faults {
     }
 
     /// A map; the entry `own`, if there is one, is the registry's and takes no room.
-    pub(super) fn map(&mut self, field: &str, map: &HashMap<String, String>, own: Option<&str>) {
+    pub(crate) fn map(&mut self, field: &str, map: &HashMap<String, String>, own: Option<&str>) {
         let owned = own.is_some_and(|key| map.contains_key(key));
         if !self.entries(field, map.len() - usize::from(owned), MAP_ENTRIES) {
             return;
@@ -79,7 +79,7 @@ impl Faults {
 
     /// A number of entries. Says whether it is within the bound, so that a list that is far too
     /// long costs no further look.
-    pub(super) fn entries(&mut self, field: &str, count: usize, max: usize) -> bool {
+    pub(crate) fn entries(&mut self, field: &str, count: usize, max: usize) -> bool {
         if count > max {
             self.add(
                 field,
@@ -90,14 +90,14 @@ impl Faults {
     }
 
     /// A whole number.
-    pub(super) fn at_most(&mut self, field: &str, value: u32, max: u32) {
+    pub(crate) fn at_most(&mut self, field: &str, value: u32, max: u32) {
         if value > max {
             self.add(field, format!("expected at most {max}, got {value}"));
         }
     }
 
     /// An amount of money or time.
-    pub(super) fn amount(&mut self, field: &str, value: f32) {
+    pub(crate) fn amount(&mut self, field: &str, value: f32) {
         if !value.is_finite() || value < 0.0 {
             self.add(
                 field,
@@ -107,14 +107,19 @@ impl Faults {
     }
 
     /// A value of the enum `E`, named `name` in the contract.
-    pub(super) fn variant<E: TryFrom<i32>>(&mut self, field: &str, value: i32, name: &str) {
+    pub(crate) fn variant<E: TryFrom<i32>>(&mut self, field: &str, value: i32, name: &str) {
         if E::try_from(value).is_err() {
             self.add(field, format!("expected a value of {name}, got {value}"));
         }
     }
 
+    /// How many there are so far.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
     /// Fails if there was a fault.
-    pub(super) fn into_result(self) -> Result<(), Status> {
+    pub(crate) fn into_result(self) -> Result<(), Status> {
         let Some(first) = self.named.first() else {
             return Ok(());
         };
