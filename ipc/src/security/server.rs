@@ -175,7 +175,7 @@ impl SecureGrpcServerBuilder {
             ));
         }
         Ok(SecureRouter {
-            name: std::any::type_name::<S>(),
+            name: short_name(std::any::type_name::<S>()),
             tls,
             guard: Guard::new(
                 self.identity.clone(),
@@ -226,4 +226,10 @@ impl SecureGrpcServerBuilder {
     {
         router.add_service(service)
     }
+}
+
+/// `Server` of `path::Server<path::Service>`.
+fn short_name(type_name: &'static str) -> &'static str {
+    let plain = type_name.split('<').next().unwrap_or(type_name);
+    plain.rsplit("::").next().unwrap_or(plain)
 }

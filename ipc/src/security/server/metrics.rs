@@ -212,3 +212,53 @@ fn code_name(code: Code) -> &'static str {
         Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::encoding::text::encode;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::security::policy::Access;
+
+    fn counted(go: impl FnOnce(&mut Record)) -> String {
+        let mut registry = Registry::default();
+        let metrics = ServerMetrics::register(&mut registry);
+        let method = Method {
+            access: Access::Public,
+            timeout: None,
+            places: Arc::new(Semaphore::new(1)),
+            meter: Some(metrics.meter("s", "m")),
+        };
+        let mut record = Record::begin(Arc::new(method), Instant::now());
+        go(&mut record);
+        drop(record);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("server_calls_total"));
+        line.unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_call_that_is_given_up_is_cancelled_or_late() {
+        assert!(counted(|_| {}).contains("code=\"CANCELLED\"} 1"));
+        let now = Instant::now();
+        let early = counted(|record| record.ends_by(Some(now + Duration::from_secs(600))));
+        assert!(early.contains("code=\"CANCELLED\"} 1"), "{early}");
+        let late = counted(|record| record.ends_by(Some(now)));
+        assert!(late.contains("code=\"DEADLINE_EXCEEDED\"} 1"), "{late}");
+    }
+
+    #[test]
+    fn the_first_end_counts_and_only_once() {
+        let line = counted(|record| {
+            record.finish(Code::NotFound);
+            record.finish(Code::Ok);
+        });
+        assert!(line.contains("code=\"NOT_FOUND\"} 1"), "{line}");
+    }
+}
