@@ -45,7 +45,7 @@ struct ModelRegistry {
     /// A key that models may name as `api_key_name`, and the only origin that it is sent to:
     /// NAME=ORIGIN,env=VARIABLE or NAME=ORIGIN,file=PATH; may be repeated
     #[arg(long = "api-key", value_name = "KEY")]
-    api_keys: Vec<NamedKey>,
+    api_keys: Vec<String>,
     /// More authorities that models' endpoints may have certificates of (PEM)
     #[arg(long, env = "INTELLIROUTER_MODELS_CA", value_name = "FILE")]
     models_ca: Option<PathBuf>,
@@ -183,6 +183,20 @@ impl Common {
     }
 }
 
+/// Reads the keys that an operator lends to models. Not the argument parser's work, as that would
+/// repeat an entry which is wrong, and somebody may have written the key itself.
+///
+/// # Errors
+/// [`StartError::Setting`]
+pub fn named_keys(entries: &[String]) -> Result<Vec<NamedKey>, StartError> {
+    let read = |entry: &String| {
+        entry
+            .parse()
+            .map_err(|error| StartError::Setting(format!("--api-key: {error}")))
+    };
+    entries.iter().map(read).collect()
+}
+
 /// Runs `intellirouter-model-registry`.
 pub fn model_registry() -> ExitCode {
     main(|args: ModelRegistry| {
@@ -190,7 +204,7 @@ pub fn model_registry() -> ExitCode {
         (log.clone(), *log_json, async move {
             let credentials = args.common.credentials()?;
             let connectors = ConnectorSettings {
-                keys: args.api_keys,
+                keys: named_keys(&args.api_keys)?,
                 extra_ca: args.models_ca,
                 ..ConnectorSettings::default()
             };

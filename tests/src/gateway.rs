@@ -103,7 +103,10 @@ impl Gateway {
     pub fn start(site: &Site, config: &Config) -> Self {
         let file = site.write("gateway.toml", &config.render());
         let file = file.to_str().expect("a temporary folder has a plain name");
-        Self::ready(site, &binary::command(&["gateway", "--config", file]))
+        Self::ready(
+            site.certs.path("ca.crt"),
+            &binary::command(&["gateway", "--config", file]),
+        )
     }
 
     /// As [`Gateway::start`], with streams redirected as a shell writes it, such
@@ -112,10 +115,12 @@ impl Gateway {
         site.write("gateway.toml", &config.render());
         let mut command =
             binary::redirected(&["gateway", "--config", "gateway.toml"], redirections);
-        Self::ready(site, command.current_dir(site.dir()))
+        Self::ready(site.certs.path("ca.crt"), command.current_dir(site.dir()))
     }
 
-    fn ready(site: &Site, command: &Command) -> Self {
+    /// Starts a command and waits until it says where it listens; `ca` is that
+    /// of its certificate.
+    pub fn ready(ca: PathBuf, command: &Command) -> Self {
         let process = Process::spawn("gateway", command);
         let port = process.line("listening line", |line| {
             port_after(line, "listening on https://")
@@ -125,7 +130,7 @@ impl Gateway {
             process,
             port,
             admin,
-            ca: site.certs.path("ca.crt"),
+            ca,
         }
     }
 

@@ -28,8 +28,10 @@ pub mod process;
 pub mod redis;
 pub mod scripts;
 pub mod service;
+pub mod services;
 pub mod site;
 pub mod token;
+pub mod up;
 pub mod web;
 
 use std::path::{Path, PathBuf};
@@ -39,6 +41,7 @@ pub use gateway::{Config, Gateway};
 pub use process::Process;
 pub use site::Site;
 pub use token::Token;
+pub use up::Up;
 
 /// How long anything may take before its test fails: 20 s, which a loaded
 /// machine with two cores keeps.

@@ -66,6 +66,18 @@ impl Redis {
         out
     }
 
+    /// A plain subscriber of all channels, subscribed when this returns. Each
+    /// message is the line `pmessage`, the pattern, the channel, the payload.
+    pub fn subscriber(&self) -> Process {
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &self.port.to_string()]);
+        command.args(["PSUBSCRIBE", "intellirouter:*"]);
+        let process = Process::spawn("subscriber", &command);
+        let subscribed = |line: &str| line.contains("psubscribe").then_some(());
+        process.line("subscription", subscribed);
+        process
+    }
+
     /// The names of the connections that others hold, by the commands that
     /// they last sent.
     pub fn clients(&self) -> Vec<String> {

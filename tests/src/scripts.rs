@@ -38,6 +38,19 @@ pub fn run(command: &Command, service: &Interop) {
     finish(Process::spawn("client", command), service);
 }
 
+/// As [`run`], for a script that has no foreign service beside it.
+pub fn run_alone(command: &Command) {
+    run_with(command, |what| panic!("nobody here does {what:?}"));
+}
+
+/// As [`run_alone`], for a script that asks for something to be done from
+/// outside and waits for it.
+pub fn run_with(command: &Command, act: impl FnMut(&str)) {
+    report(Process::spawn("client", command), act, |report| {
+        assert_eq!(report.get("call"), None, "no service tells of it");
+    });
+}
+
 /// Runs the browser script in one protocol, `h2` or `http/1.1`. `start`
 /// begins the gateway that lets pages of the given origin in.
 pub fn browser(
@@ -64,7 +77,16 @@ pub fn browser(
     finish(script, service);
 }
 
-fn finish(mut script: Process, service: &Interop) {
+fn finish(script: Process, service: &Interop) {
+    report(
+        script,
+        |call| service.begun(call),
+        |report| check_outside(report, service),
+    );
+}
+
+/// Does what the script asks for and looks at what it reports, until it ends.
+fn report(mut script: Process, mut act: impl FnMut(&str), check: impl Fn(&Value)) {
     let (mut cases, mut failures) = (0, Vec::new());
     while let Some(line) = script.next_line() {
         let Ok(report) = serde_json::from_str::<Value>(&line) else {
@@ -72,11 +94,11 @@ fn finish(mut script: Process, service: &Interop) {
             continue;
         };
         if report["await"] == "begin" {
-            service.begun(report["call"].as_str().expect("an awaited call has a name"));
+            act(report["call"].as_str().expect("an awaited call has a name"));
             script.send("");
         } else if report["ok"] == true {
             cases += 1;
-            check_outside(&report, service);
+            check(&report);
         } else {
             failures.push(format!(
                 "{}: {}",

@@ -7,75 +7,45 @@
 )]
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Command;
 
-use intellirouter_tests::gateway::port_after;
 use intellirouter_tests::service::python;
-use intellirouter_tests::{Process, binary, here};
+use intellirouter_tests::{Process, Up, binary, here};
 use tempfile::TempDir;
 
-/// Everything in one process, on free ports, with its files in `dir`.
-struct Up {
-    process: Process,
-    port: u16,
-    admin: u16,
+/// The printed block that begins with this comment, without it.
+fn printed(up: &Up, comment: &str) -> String {
+    let mut block: Option<Vec<String>> = None;
+    up.gateway.process.line(comment, |line| {
+        match &mut block {
+            None if line.starts_with(comment) => block = Some(Vec::new()),
+            None => {}
+            // An empty line or the end of the output ends a block; the
+            // last block is ended by the line that closes the output.
+            Some(lines) if line.is_empty() => return Some(lines.join("\n")),
+            // A comment may take more than one line.
+            Some(lines) if lines.is_empty() && line.starts_with('#') => {}
+            Some(lines) => lines.push(line.to_owned()),
+        }
+        None
+    })
 }
 
-impl Up {
-    fn start(dir: &Path, more: &[&str]) -> Self {
-        let mut args = more.to_vec();
-        let certs = dir.join("certs");
-        args.extend(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        args.extend(["--certs", certs.to_str().unwrap()]);
-        let process = Process::spawn("up", &binary::command(&args));
-        let port = process.line("URL", |line| port_after(line, "listening on https://"));
-        let admin = process.line("admin URL", |line| port_after(line, "admin on http://"));
-        Self {
-            process,
-            port,
-            admin,
-        }
-    }
-
-    /// The printed block that begins with this comment, without it.
-    fn printed(&self, comment: &str) -> String {
-        let mut block: Option<Vec<String>> = None;
-        self.process.line(comment, |line| {
-            match &mut block {
-                None if line.starts_with(comment) => block = Some(Vec::new()),
-                None => {}
-                // An empty line or the end of the output ends a block; the
-                // last block is ended by the line that closes the output.
-                Some(lines) if line.is_empty() => return Some(lines.join("\n")),
-                Some(lines) => lines.push(line.to_owned()),
-            }
-            None
-        })
-    }
-
-    /// A shell that runs a printed block after the line that sets the token,
-    /// in the folder that the commands are meant for.
-    fn shell(&self, comment: &str) -> Command {
-        let script = format!(
-            "set -e\n{}\n{}",
-            self.printed("# A token"),
-            self.printed(comment)
-        );
-        let mut command = Command::new("bash");
-        command.args(["-c", &script]).current_dir(here(".."));
-        // The commands need grpcio, and say so.
-        let python = here(".venv/bin");
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{}:{path}", python.display()));
-        command
-    }
-
-    fn stop(mut self) {
-        self.process.signal(rustix::process::Signal::INT);
-        let status = self.process.wait();
-        assert_eq!(status.code(), Some(0), "{}", self.process.output());
-    }
+/// A shell that runs a printed block after the line that sets the token, in
+/// the folder that the commands are meant for.
+fn shell(up: &Up, comment: &str) -> Command {
+    let script = format!(
+        "set -e\n{}\n{}",
+        printed(up, "# A token"),
+        printed(up, comment)
+    );
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]).current_dir(here(".."));
+    // The commands need grpcio, and say so.
+    let python = here(".venv/bin");
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{}:{path}", python.display()));
+    command
 }
 
 #[test]
@@ -122,17 +92,31 @@ fn the_first_start_makes_private_files_and_the_next_reuses_them() {
 fn no_command_is_up() {
     let folder = TempDir::new().unwrap();
     let up = Up::start(folder.path(), &[]);
-    assert!(up.port != 0 && up.admin != 0);
+    assert!(up.gateway.port != 0 && up.gateway.admin != 0);
     up.stop();
 }
 
 #[test]
-fn the_printed_grpc_call_works_as_printed() {
+fn the_printed_chain_streams_its_tokens_and_its_events_are_followed_as_printed() {
     let folder = TempDir::new().unwrap();
     let up = Up::start(folder.path(), &["up"]);
-    let (status, out, err) = Process::run("printed", &up.shell("# A gRPC call"));
-    assert!(status.success(), "{out}\n{err}");
-    assert!(out.contains("STATUS_SUCCESS"), "{out}\n{err}");
+    let follow = Process::spawn("follow", &shell(&up, "# Follow events"));
+    follow.line("ir.open", |line| (line == "event: ir.open").then_some(()));
+    // The second time the model is there already.
+    for _ in 0..2 {
+        let (status, out, err) = Process::run("printed", &shell(&up, "# Run a chain"));
+        assert!(status.success(), "{out}\n{err}");
+        let lines: Vec<_> = out.lines().filter(|line| !line.is_empty()).collect();
+        assert_eq!(lines.last(), Some(&"EVENT_TYPE_CHAIN_COMPLETED"), "{out}");
+        assert!(out.contains("Write a line about gateways."), "{out}");
+        let steps = lines.iter().filter(|line| line.contains("STEP_COMPLETED"));
+        assert_eq!(steps.count(), 2, "{out}");
+    }
+    for event in ["chain_step_completed", "chain_execution_completed"] {
+        follow.line(event, |line| {
+            (line == format!("event: {event}")).then_some(())
+        });
+    }
     up.stop();
 }
 
@@ -140,9 +124,9 @@ fn the_printed_grpc_call_works_as_printed() {
 fn the_printed_curl_commands_follow_and_publish_as_printed() {
     let folder = TempDir::new().unwrap();
     let up = Up::start(folder.path(), &["up"]);
-    let follow = Process::spawn("follow", &up.shell("# Follow events"));
+    let follow = Process::spawn("follow", &shell(&up, "# Follow events"));
     follow.line("ir.open", |line| (line == "event: ir.open").then_some(()));
-    let (status, out, err) = Process::run("publish", &up.shell("# Publish one"));
+    let (status, out, err) = Process::run("publish", &shell(&up, "# Publish an event"));
     assert!(status.success() && out.contains("\"id\""), "{out}\n{err}");
     follow.line("event", |line| {
         (line == "event: chain_execution_completed").then_some(())
@@ -156,11 +140,11 @@ fn nothing_that_up_starts_listens_beyond_loopback() {
     let mut command = Command::new("ss");
     command.args(["-Hltnp"]);
     let (_, out, _) = Process::run("ss", &command);
-    let own = format!("pid={},", up.process.id());
+    let own = format!("pid={},", up.gateway.process.id());
     let listening: Vec<_> = out.lines().filter(|line| line.contains(&own)).collect();
     assert!(
-        listening.len() >= 3,
-        "gateway, admin and registry are expected in\n{out}"
+        listening.len() >= 4,
+        "gateway, admin and two services are expected in\n{out}"
     );
     for line in listening {
         let address = line.split_whitespace().nth(3).unwrap();
@@ -175,7 +159,7 @@ fn nothing_that_up_starts_listens_beyond_loopback() {
 fn events_tail_and_publish_work_against_a_running_gateway() {
     let folder = TempDir::new().unwrap();
     let up = Up::start(folder.path(), &["up"]);
-    let url = format!("https://localhost:{}", up.port);
+    let url = up.gateway.url("");
     let certs = folder.path().join("certs");
     let place = ["--url", &url, "--certs", certs.to_str().unwrap()];
     let channel = "intellirouter:chain_engine:router_core:chain_step_completed";
@@ -202,14 +186,14 @@ fn events_tail_and_publish_work_against_a_running_gateway() {
 }
 
 #[test]
-fn model_registry_is_reached_over_mtls_and_not_by_a_shortcut() {
+fn services_are_reached_over_mtls_and_not_by_a_shortcut() {
     let folder = TempDir::new().unwrap();
     let up = Up::start(folder.path(), &["up"]);
-    // Whoever connects to its port without a certificate gets nothing.
+    // Whoever connects to their ports without a certificate gets nothing.
     let mut command = Command::new("ss");
     command.args(["-Hltnp"]);
     let (_, out, _) = Process::run("ss", &command);
-    let own = format!("pid={},", up.process.id());
+    let own = format!("pid={},", up.gateway.process.id());
     let ports = out
         .lines()
         .filter(|line| line.contains(&own))
@@ -217,21 +201,20 @@ fn model_registry_is_reached_over_mtls_and_not_by_a_shortcut() {
             let address = line.split_whitespace().nth(3)?;
             address.rsplit_once(':')?.1.parse::<u16>().ok()
         });
-    let registry: Vec<_> = ports
-        .filter(|port| *port != up.port && *port != up.admin)
+    let services: Vec<_> = ports
+        .filter(|port| *port != up.gateway.port && *port != up.gateway.admin)
         .collect();
-    let [port] = registry[..] else {
-        panic!("one more port is expected: {registry:?}")
-    };
-    let mut client = python("interop_client.py");
-    client.args([
-        "--target",
-        &format!("localhost:{port}"),
-        "--case",
-        "empty_unary",
-        "--ca",
-    ]);
-    client.arg(folder.path().join("certs/ca.crt"));
-    let (status, out, _) = Process::run("client", &client);
-    assert!(!status.success() && out.contains("UNAVAILABLE"), "{out}");
+    assert_eq!(
+        services.len(),
+        2,
+        "two more ports are expected: {services:?}"
+    );
+    for port in services {
+        let mut client = python("interop_client.py");
+        let target = format!("localhost:{port}");
+        client.args(["--target", &target, "--case", "empty_unary", "--ca"]);
+        client.arg(folder.path().join("certs/ca.crt"));
+        let (status, out, _) = Process::run("client", &client);
+        assert!(!status.success() && out.contains("UNAVAILABLE"), "{out}");
+    }
 }

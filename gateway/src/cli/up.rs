@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use intellirouter::events::{self, EventLog, LogSettings};
 use intellirouter::logging;
-use intellirouter_backends::connectors::{ConnectorSettings, NamedKey};
+use intellirouter_backends::cli::named_keys;
+use intellirouter_backends::connectors::ConnectorSettings;
 use intellirouter_backends::services::{
     self, CredentialFiles, Credentials, Door, Metrics, Service, StartError,
 };
@@ -40,7 +41,7 @@ pub(super) struct Up {
     /// A key that models may name as `api_key_name`, and the only origin that it is sent to:
     /// NAME=ORIGIN,env=VARIABLE or NAME=ORIGIN,file=PATH; may be repeated
     #[arg(long = "api-key", value_name = "KEY")]
-    api_keys: Vec<NamedKey>,
+    api_keys: Vec<String>,
 }
 
 /// The roles of the token that is printed.
@@ -172,7 +173,7 @@ impl Services {
             metrics,
         };
         let connectors = ConnectorSettings {
-            keys: up.api_keys.clone(),
+            keys: named_keys(&up.api_keys)?,
             ..ConnectorSettings::default()
         };
         let model_registry = services::model_registry(&mut door, connectors).await?;
@@ -208,7 +209,10 @@ impl Services {
 
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
-        Self::other(error)
+        match error {
+            StartError::Setting(message) => Self::Usage(message),
+            StartError::Other(message) => Self::Other(message),
+        }
     }
 }
 
