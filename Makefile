@@ -4,7 +4,7 @@
 # All checks and tests. Installs what the tests need (Debian packages, a Python
 # environment, npm packages) when it is missing; starts and stops its servers.
 test: lint setup
-	cargo build --locked -p intellirouter-gateway --bin intellirouter
+	cargo build --locked -p intellirouter-gateway -p intellirouter-backends --bins
 	cargo test --locked --workspace
 
 lint:
