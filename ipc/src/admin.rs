@@ -5,7 +5,7 @@
 //! that something else protects), because it has no access rules: whoever reaches it may read it. It
 //! changes nothing: other methods than GET and HEAD get 405.
 //!
-//! Limits: 64 connections (more wait in the kernel's backlog), one request on each; 10 s for the
+//! Limits: 64 connections (more wait in the kernel's backlog), one request on each; 2 s for the
 //! headers and 16 KiB of them; 30 s for a connection as a whole. Request bodies are not read.
 
 use std::convert::Infallible;
@@ -30,7 +30,8 @@ mod service_page;
 pub use service_page::{Readiness, ServicePage};
 
 const CONNECTIONS: usize = 64;
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+// Short, so that peers which say nothing do not keep a probe out for long.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 // After an error such as "too many open files", which would come again at once.

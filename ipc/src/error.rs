@@ -24,12 +24,12 @@ pub enum IpcError {
     Transport(#[from] tonic::transport::Error),
 
     /// The server answered, and its answer is an error; code, message, details and metadata are as
-    /// they came.
+    /// they came. A server of this crate shortens what is over 6 KiB.
     ///
     /// What to do follows from the code. Worth a retry: `UNAVAILABLE`, `DEADLINE_EXCEEDED`, and
     /// `RESOURCE_EXHAUSTED` when the details say when to come back (`google.rpc.RetryInfo`).
     #[error("{}: {}", .0.code(), .0.message())]
-    Status(#[from] Status),
+    Status(#[source] Status),
 
     /// A connection other than gRPC's (the event store, a listening socket) could not be made, or
     /// broke.
@@ -87,6 +87,7 @@ impl IpcError {
             Self::Transport(error) => error
                 .source()
                 .is_some_and(|cause| !cause.is::<http::uri::InvalidUri>()),
+            Self::Status(status) if let Some(origin) = made_from(status) => origin.is_retryable(),
             Self::Status(status) => match status.code() {
                 Code::Unavailable | Code::DeadlineExceeded => true,
                 // Without RetryInfo it may be a quota that no waiting refills.
@@ -100,6 +101,20 @@ impl IpcError {
             | Self::Internal(_)
             | Self::Security(_) => false,
         }
+    }
+
+    /// None of what can't be copied: these are more than their text.
+    fn copied(&self) -> Option<Self> {
+        Some(match self {
+            Self::Transport(_) | Self::Status(_) => return None,
+            Self::Connection(text) => Self::Connection(text.clone()),
+            Self::Serialization(text) => Self::Serialization(text.clone()),
+            Self::Timeout(text) => Self::Timeout(text.clone()),
+            Self::NotFound(text) => Self::NotFound(text.clone()),
+            Self::InvalidArgument(text) => Self::InvalidArgument(text.clone()),
+            Self::Internal(text) => Self::Internal(text.clone()),
+            Self::Security(text) => Self::Security(text.clone()),
+        })
     }
 
     fn code(&self) -> Code {
@@ -127,6 +142,24 @@ impl From<IpcError> for Status {
             }
         }
     }
+}
+
+/// The way back from [`Status::from`], within one process: what has only a text becomes the variant
+/// again that it was. A transport error can't be copied, so it stays a status, with the error as its
+/// source and as retryable as that is. A status that came over the wire, or to which somebody added
+/// details or metadata, stays one.
+impl From<Status> for IpcError {
+    fn from(status: Status) -> Self {
+        let added = !status.details().is_empty() || !status.metadata().is_empty();
+        match made_from(&status).and_then(Self::copied) {
+            Some(error) if !added => error,
+            _ => Self::Status(status),
+        }
+    }
+}
+
+fn made_from(status: &Status) -> Option<&IpcError> {
+    status.source()?.downcast_ref()
 }
 
 /// The name of a code as the gRPC specification spells it.
@@ -241,6 +274,56 @@ mod tests {
         ] {
             assert!(!error.is_retryable(), "{error:?}");
         }
+    }
+
+    #[test]
+    fn within_a_process_an_error_with_a_text_survives_the_way_through_a_status() {
+        for make in [
+            IpcError::Connection,
+            IpcError::Serialization,
+            IpcError::Timeout,
+            IpcError::NotFound,
+            IpcError::InvalidArgument,
+            IpcError::Internal,
+            IpcError::Security,
+        ] {
+            let sent = make("why".to_owned());
+            let expected = format!("{sent:?}");
+            let got = IpcError::from(Status::from(sent));
+            assert_eq!(format!("{got:?}"), expected);
+        }
+    }
+
+    #[test]
+    fn a_transport_error_in_a_status_is_as_retryable_as_it_was() {
+        let error = IpcError::from(Endpoint::from_shared("not a url").unwrap_err());
+        let text = error.to_string();
+        let got = IpcError::from(Status::from(error));
+        assert!(!got.is_retryable(), "{got}");
+        let IpcError::Status(status) = got else {
+            panic!("{got}");
+        };
+        assert_eq!(status.source().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn what_was_added_to_a_status_is_not_lost_on_the_way_back() {
+        let mut status = Status::from(IpcError::NotFound("x".to_owned()));
+        status.metadata_mut().insert("x-id", "42".parse().unwrap());
+        let got = IpcError::from(status);
+        let IpcError::Status(status) = &got else {
+            panic!("{got}");
+        };
+        assert_eq!(status.metadata().get("x-id").unwrap(), "42");
+    }
+
+    #[test]
+    fn over_the_wire_a_status_stays_a_status() {
+        let mut headers = http::HeaderMap::new();
+        let sent = Status::from(IpcError::NotFound("x".to_owned()));
+        sent.add_header(&mut headers).unwrap();
+        let got = IpcError::from(Status::from_header_map(&headers).unwrap());
+        assert!(matches!(got, IpcError::Status(_)), "{got:?}");
     }
 
     #[test]

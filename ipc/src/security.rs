@@ -18,6 +18,7 @@ mod server;
 mod tls;
 mod verifier;
 
+pub(crate) use client::shown as shown_url;
 pub use client::{FromSecureChannel, SecureChannel, SecureGrpcClientBuilder};
 pub use identity::{IDENTITY_HEADER, IdentitySigner, IdentityVerifier, MAX_IDENTITY_LIFETIME};
 pub use jwt::{JwtAuthenticator, JwtConfig};

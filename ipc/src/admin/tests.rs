@@ -107,7 +107,7 @@ async fn nothing_but_reading_is_allowed() {
 }
 
 #[tokio::test]
-async fn a_client_that_says_nothing_is_closed_after_10_s() {
+async fn a_client_that_says_nothing_is_closed_after_2_s() {
     let served = serve_page().await;
     let mut silent = TcpStream::connect(served.address).await.unwrap();
     // Its connection is under way once a later one has been answered.
@@ -116,7 +116,8 @@ async fn a_client_that_says_nothing_is_closed_after_10_s() {
     let before = tokio::time::Instant::now();
     let mut said = Vec::new();
     silent.read_to_end(&mut said).await.unwrap();
-    assert_eq!(before.elapsed().as_secs(), 10);
+    // The server's clock started a little before the time was paused.
+    assert_eq!(before.elapsed().as_secs_f64().round(), 2.0);
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@
 //! the same as everywhere here ([`super::TlsConfig`]). Every new connection, also one that replaces a
 //! broken one, uses the TLS files as they are then; bad ones leave the last good ones in use.
 //!
-//! Limits: 10 s to connect, TLS included; one connection; 1024 calls may wait for it. A peer that
+//! Limits: 10 s to connect, TLS included; one connection, with as many calls at a time as the server
+//! lets it have; 1024 calls may wait for it. 64 KiB of headers per answer. A peer that
 //! does not answer an HTTP/2 ping (every 30 s while calls run) within 10 s is given up.
 
 mod channel;
@@ -27,6 +28,7 @@ use super::jwt::JwtAuthenticator;
 use super::reload::TlsReload;
 use super::tls::{ALPN_GRPC, TlsConfig};
 use crate::error::{IpcError, IpcResult};
+pub(crate) use connect::shown;
 use connect::{Connector, Target};
 use token::TokenSource;
 
@@ -34,11 +36,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const WAITING_CALLS: usize = 1024;
+// Room for a status that quotes a lot: what is over it ends the call, and then the connection.
+const MAX_HEADER_BYTES: u32 = 64 * 1024;
 
 /// A generated client that can be made from a [`SecureChannel`].
 ///
-/// Stands for every service of the contract; implement it for a client of your own in one line, or
-/// use [`SecureGrpcClientBuilder::build_with`].
+/// Stands for every service of the contract and for health; for other clients use
+/// [`SecureGrpcClientBuilder::build_with`], or implement it in one line for those of your own crate.
 pub trait FromSecureChannel: Sized {
     /// Usually `Self::new(channel)`.
     fn from_secure_channel(channel: SecureChannel) -> Self;
@@ -87,7 +91,8 @@ impl<C> SecureGrpcClientBuilder<C> {
     }
 
     /// Shows a token for `service` with `roles` in every call that has no `authorization` of its
-    /// own. It is renewed when less than a fifth of its life is left.
+    /// own. It is renewed when less than a fifth of its life is left, or less than a second. Since
+    /// tokens end on whole seconds, one that is to live 1 s lives 2 s here.
     pub fn with_jwt(
         mut self,
         jwt: Arc<JwtAuthenticator>,
@@ -178,6 +183,7 @@ fn endpoint(target: &Target) -> IpcResult<Endpoint> {
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
         .buffer_size(WAITING_CALLS))
 }
 
@@ -203,6 +209,7 @@ macro_rules! from_secure_channel {
 }
 
 from_secure_channel! {
+    tonic_health::pb::health_client::HealthClient<SecureChannel>,
     services::chain_engine::v1::chain_engine_service_client::ChainEngineServiceClient<SecureChannel>,
     services::chain_engine::v1::chain_store_service_client::ChainStoreServiceClient<SecureChannel>,
     services::events::v1::event_service_client::EventServiceClient<SecureChannel>,

@@ -29,7 +29,8 @@ pub struct JwtConfig {
     pub issuer: String,
     /// The `aud` of tokens.
     pub audience: String,
-    /// How long a new token lives, in seconds. At least 1.
+    /// How long a new token lives, in seconds. At least 1. Tokens end on whole seconds, so one may
+    /// live up to a second less.
     pub expiration_seconds: u64,
 }
 
@@ -50,6 +51,13 @@ impl fmt::Debug for JwtConfig {
 pub struct JwtAuthenticator {
     // The reason is kept for every later call, since `new` can't return it.
     usable: Result<Usable, String>,
+}
+
+/// A token, and its life in seconds since 1970.
+pub(super) struct Issued {
+    pub(super) token: String,
+    pub(super) iat: u64,
+    pub(super) exp: u64,
 }
 
 struct Usable {
@@ -82,8 +90,8 @@ impl JwtAuthenticator {
     /// Fails when the config is unusable, when `service` is empty, and when the roles make a token
     /// over 8 KiB, which no verifier would read.
     pub fn generate_token(&self, service: &str, roles: Vec<String>) -> IpcResult<String> {
-        self.generate_at(service, &roles, SystemTime::now())
-            .map(|(token, _)| token)
+        self.generate_at(service, &roles, SystemTime::now(), 0)
+            .map(|issued| issued.token)
     }
 
     /// What a valid token says. Fails with [`IpcError::Security`] and the reason.
@@ -94,13 +102,14 @@ impl JwtAuthenticator {
             .map_err(|error| IpcError::Security(error.to_string()))
     }
 
-    /// The token and how long it lives, as of `now`.
+    /// A token as of `now`. It lives for the configured time, or `at_least` seconds if that is longer.
     pub(super) fn generate_at(
         &self,
         service: &str,
         roles: &[String],
         now: SystemTime,
-    ) -> IpcResult<(String, Duration)> {
+        at_least: u64,
+    ) -> IpcResult<Issued> {
         let usable = self.usable()?;
         if service.is_empty() {
             return Err(IpcError::InvalidArgument(
@@ -108,18 +117,19 @@ impl JwtAuthenticator {
             ));
         }
         let iat = unix_seconds(now);
+        let exp = iat.saturating_add(usable.lifetime.max(at_least));
         let claims = Claims {
             sub: service.to_owned(),
             iss: usable.issuer.clone(),
             aud: usable.audience.clone(),
-            exp: iat.saturating_add(usable.lifetime),
+            exp,
             iat,
             roles: roles.to_vec(),
         };
         let token = encode_claims(&usable.header, &claims, |message| {
             Ok(hmac::sign(&usable.signing_key, message).as_ref().to_vec())
         })?;
-        Ok((token, Duration::from_secs(usable.lifetime)))
+        Ok(Issued { token, iat, exp })
     }
 
     /// The verifier, for a server that checks callers; fails when the config is unusable.
@@ -235,10 +245,11 @@ mod tests {
     fn a_token_ends_to_the_second_when_it_says_so() {
         let jwt = JwtAuthenticator::new(config());
         let issued = SystemTime::now();
-        let (token, lifetime) = jwt.generate_at("memory", &[], issued).unwrap();
+        let Issued { token, iat, exp } = jwt.generate_at("memory", &[], issued, 0).unwrap();
         let verifier = jwt.verifier().unwrap();
+        let lifetime = Duration::from_secs(3600);
 
-        assert_eq!(lifetime, Duration::from_secs(3600));
+        assert_eq!(exp - iat, 3600);
         assert!(
             verifier
                 .verify_at(&token, issued + Duration::from_secs(3599))

@@ -16,14 +16,20 @@
 //! a handler panics, while all other calls live on. A message over the limit is tonic's OUT_OF_RANGE.
 //!
 //! Limits: 4096 connections and 512 handshakes at a time (more wait in the kernel's backlog), 10 s
-//! per handshake; 1024 calls in progress (streams count until they end; more are refused), and 256
-//! of health beside them; 1024 calls per connection, 32 KiB of headers per call, 4 MiB per message
-//! (tonic's), 1024 remembered tokens. A peer that does not answer a ping (every 30 s) within 20 s is
-//! dropped. After a shutdown signal, running calls have 30 s.
+//! per handshake, and 10 s more until the HTTP/2 preface is in; 1024 calls in progress (streams count
+//! until they end; more are refused); beside them 1024 checks of health, of 10 s each, 64 watches of
+//! it, and 64 calls of reflection. A connection has at most a quarter of the calls in progress (at
+//! least 100, at most 1024); shares per caller are the gateway's to give. 32 KiB of headers per call,
+//! 4 MiB per message (tonic's), 1024 remembered tokens. Of an error that it sends, message and details
+//! have 6 KiB as encoded: a longer message is cut (it ends with `…`), details that don't fit are left
+//! out, and that is logged once per method. A peer that does not answer a ping (every 30 s) within
+//! 20 s is dropped. After a shutdown signal, running calls have 30 s; then their connections are cut,
+//! as they are when the serving future is dropped.
 
 mod accept;
 mod answer;
 mod call;
+mod connections;
 mod deadline;
 mod guard;
 mod health;
@@ -34,6 +40,7 @@ mod refusal;
 mod remember;
 mod router;
 mod rules;
+mod status;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,7 +104,7 @@ impl SecureGrpcServerBuilder {
 
     /// Accepts callers with a bearer token of this authenticator. Every caller, also one that the
     /// gateway vouches for, must have one of `required_roles` or `admin`, beside what the method asks
-    /// for; an empty list asks for no role. Public methods (health) are open to all.
+    /// for; an empty list, and `*` in it, ask for no role. Public methods (health) are open to all.
     pub fn with_jwt(mut self, jwt: Arc<JwtAuthenticator>, required_roles: Vec<String>) -> Self {
         self.jwt = Some(jwt);
         self.required_roles = required_roles;
@@ -122,14 +129,15 @@ impl SecureGrpcServerBuilder {
     /// Asks for one of `roles` at `/package.Service/Method`, or at every method of
     /// `/package.Service/*` that has no rule by name. Goes before the options of the descriptors;
     /// `*` stands for every caller with a valid token. A method that is left without a rule is
-    /// closed to all.
+    /// closed to all; with descriptors, a rule for a method that its service does not have is an error.
     pub fn with_method_roles(mut self, pattern: impl Into<String>, roles: Vec<String>) -> Self {
         self.method_roles.push((pattern.into(), roles));
         self
     }
 
     /// Serves so many calls at a time, streams counted until they end: at least 1, and 1024 if nothing
-    /// is said. One more is refused at once.
+    /// is said. One more is refused at once. A single connection may have a quarter of them, within
+    /// 100 to 1024; its next call waits at the client.
     pub fn max_calls(mut self, calls: usize) -> Self {
         self.max_calls = Some(calls);
         self
@@ -147,7 +155,8 @@ impl SecureGrpcServerBuilder {
         self
     }
 
-    /// Lets callers in without a token; with TLS, the CA still decides who can connect.
+    /// Lets callers in without a token; with TLS, the CA still decides who can connect. Beside
+    /// `with_jwt` or `with_gateway_identity` it is an error.
     pub fn allow_unauthenticated(mut self) -> Self {
         self.unauthenticated = true;
         self
@@ -160,7 +169,15 @@ impl SecureGrpcServerBuilder {
         if let Some(jwt) = &self.jwt {
             jwt.verifier()?;
         }
-        if self.jwt.is_none() && self.identity.is_none() && !self.unauthenticated {
+        let checked = self.jwt.is_some() || self.identity.is_some();
+        if checked && self.unauthenticated {
+            return Err(IpcError::InvalidArgument(
+                "allow_unauthenticated contradicts with_jwt and with_gateway_identity: to let \
+                 everybody call one method, make it public in its options"
+                    .into(),
+            ));
+        }
+        if !checked && !self.unauthenticated {
             return Err(IpcError::Security(
                 "no caller could be checked: call with_jwt or with_gateway_identity, or \
                  allow_unauthenticated if that is meant"

@@ -18,6 +18,7 @@ use intellirouter_proto::FILE_DESCRIPTOR_SET;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::{Code, Request};
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 use super::service::{Personas, personas, question};
 use super::settings::{Settings, example};
@@ -61,6 +62,29 @@ async fn connect(settings: &Settings, port: u16) -> IpcResult<Client> {
             vec!["service".into()],
         );
     client.build(format!("https://localhost:{port}")).await
+}
+
+async fn reflect(settings: &Settings, url: String) -> IpcResult<Code> {
+    // guide: build-with
+    let builder = SecureGrpcClientBuilder::new("localhost").with_tls(settings.tls());
+    let mut reflection = builder
+        .build_with(url, ServerReflectionClient::<SecureChannel>::new)
+        .await?;
+    // guide: end
+    let asked = reflection.server_reflection_info(tokio_stream::empty());
+    Ok(asked
+        .await
+        .map_or_else(|status| status.code(), |_| Code::Ok))
+}
+
+#[tokio::test]
+async fn a_client_of_another_crate_is_made_with_its_own_new() {
+    let certs = Certs::new();
+    let settings = example(&certs);
+    let (server, _) = with_tls_alone(settings.tls());
+    let server = start(&server.with_descriptors(FILE_DESCRIPTOR_SET)).await;
+    let url = format!("https://{}", server.address);
+    assert_eq!(soon(reflect(&settings, url)).await.unwrap(), Code::Ok);
 }
 
 async fn ask(client: &mut Client) -> IpcResult<String> {

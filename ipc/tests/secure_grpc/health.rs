@@ -8,7 +8,10 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::player::{Player, SERVICE};
+use crate::raw::{RawClient, status_of};
 use crate::support::*;
+
+const WATCHES: usize = 64;
 
 fn builder() -> SecureGrpcServerBuilder {
     SecureGrpcServerBuilder::new()
@@ -20,7 +23,7 @@ fn builder() -> SecureGrpcServerBuilder {
 async fn client(served: &Served) -> HealthClient<SecureChannel> {
     SecureGrpcClientBuilder::new("localhost")
         .allow_plaintext()
-        .build_with(format!("http://{}", served.address), HealthClient::new)
+        .build(format!("http://{}", served.address))
         .await
         .unwrap()
 }
@@ -115,6 +118,37 @@ async fn all_is_not_serving_once_the_drain_begins_and_watchers_do_not_hold_it_up
     }
     assert_eq!(health.is_serving(""), Some(false));
     stopping.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn watchers_take_no_place_of_a_check() {
+    let served = Served::start(Player::default().router(&builder())).await;
+    let mut watcher = client(&served).await;
+    let mut watches = Vec::new();
+    for _ in 0..WATCHES {
+        let mut watch = watcher.watch(of("")).await.unwrap().into_inner();
+        assert_eq!(next(&mut watch).await, Some(Serving as i32));
+        watches.push(watch);
+    }
+    let refused = watcher.watch(of("")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+
+    let mut checker = client(&served).await;
+    assert_eq!(check(&mut checker, "").await, Ok(Serving as i32));
+    drop((watcher, watches, checker));
+    served.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_check_whose_question_does_not_come_ends_after_10_s() {
+    let served = Served::start(Player::default().router(&builder())).await;
+    let mut client = RawClient::connect(served.address).await;
+    tokio::time::pause();
+    let before = tokio::time::Instant::now();
+    let answer = soon(client.call_without_message("/grpc.health.v1.Health/Check", &[])).await;
+    let late = (Code::DeadlineExceeded as i32).to_string();
+    assert_eq!(status_of(answer).await, late);
+    assert_eq!(before.elapsed().as_secs(), 10);
 }
 
 #[tokio::test]

@@ -1,8 +1,13 @@
 //! How many calls, how long, and what a handler's panic costs others.
 
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use intellirouter::generated::intellirouter::rag_manager::v1::AugmentPersonaRequestRequest;
 use intellirouter::security::SecureGrpcServerBuilder;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -13,6 +18,10 @@ use crate::support::*;
 
 const OK: &str = "0";
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+const REFLECT: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+const REFLECTIONS: usize = 64;
+const AUGMENT: &str =
+    "/intellirouter.rag_manager.v1.RAGPersonaIntegrationService/AugmentPersonaRequest";
 
 fn open() -> SecureGrpcServerBuilder {
     SecureGrpcServerBuilder::new()
@@ -159,6 +168,92 @@ async fn a_malformed_deadline_is_an_invalid_argument() {
         let status = client.status(PUBLISH, &headers, player::publish("works"));
         assert_eq!(status.await, code(Code::InvalidArgument), "{bad:?}");
     }
+}
+
+#[tokio::test]
+async fn a_message_that_can_not_be_read_is_the_callers_fault() {
+    let (_player, _served, mut client) = serve(&open()).await;
+    // A field cut short, a text that is not UTF-8, no field at all.
+    for garbage in [&b"\x0a\x05ab"[..], b"\x0a\x02\xff\xfe", b"\xff\xff\xff"] {
+        for path in [PUBLISH, SUBSCRIBE] {
+            let answer = client.call_with(path, &[], garbage).await;
+            let status = status_of(answer).await;
+            assert_eq!(status, code(Code::InvalidArgument), "{path} {garbage:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_exhausts_a_resource() {
+    let (_player, _served, mut client) = serve(&open()).await;
+    let answer = client.call_with(PUBLISH, &[], &vec![0; 5 << 20]).await;
+    assert_eq!(status_of(answer).await, code(Code::ResourceExhausted));
+}
+
+#[tokio::test]
+async fn two_deadlines_are_an_invalid_argument_and_no_choice_between_them() {
+    let (_player, _served, mut client) = serve(&open()).await;
+    for second in ["1m", "1H", "x"] {
+        let headers = [("grpc-timeout", "1H"), ("grpc-timeout", second)];
+        let status = client.status(PUBLISH, &headers, player::publish("works"));
+        assert_eq!(status.await, code(Code::InvalidArgument), "{second}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_without_any_time_left_is_late_and_never_reaches_its_handler() {
+    let server = Running::start(&open()).await;
+    let mut client = RawClient::connect(server.address).await;
+    for none in ["0n", "0S", "00000000H"] {
+        let timeout = [("grpc-timeout", none)];
+        let request = AugmentPersonaRequestRequest::default();
+        let status = client.status(AUGMENT, &timeout, request).await;
+        assert_eq!(status, code(Code::DeadlineExceeded), "{none}");
+    }
+    assert_eq!(server.calls.load(Ordering::SeqCst), 0);
+    let request = AugmentPersonaRequestRequest::default();
+    assert_eq!(client.status(AUGMENT, &[], request).await, OK);
+    assert_eq!(server.calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn reflection_takes_no_place_of_a_call() {
+    let builder = open()
+        .max_calls(1)
+        .with_descriptors(intellirouter_proto::FILE_DESCRIPTOR_SET);
+    let (_player, _served, mut client) = serve(&builder).await;
+    let mut streams = Vec::new();
+    for _ in 0..REFLECTIONS {
+        let stream = client.call_without_message(REFLECT, &[]).await;
+        assert!(!stream.headers().contains_key("grpc-status"));
+        streams.push(stream);
+    }
+    let refused = client.call_without_message(REFLECT, &[]).await;
+    assert_eq!(status_of(refused).await, code(Code::ResourceExhausted));
+
+    let status = client.status(PUBLISH, &[], player::publish("works")).await;
+    assert_eq!(status, OK);
+}
+
+#[tokio::test]
+async fn one_connection_can_take_no_more_than_a_quarter_of_the_places() {
+    for (calls, streams) in [(1024, 256), (2000, 500), (1 << 20, 1024), (1, 100)] {
+        let served = Served::start(Player::default().router(&open().max_calls(calls))).await;
+        assert_eq!(max_streams(served.address).await, streams, "{calls}");
+    }
+}
+
+/// What the server's first frame says of SETTINGS_MAX_CONCURRENT_STREAMS (RFC 9113, 6.5).
+async fn max_streams(address: SocketAddr) -> u32 {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.unwrap();
+    let [_, high, low, kind, ..] = head;
+    assert_eq!(kind, 4, "the first frame is SETTINGS");
+    let mut settings = vec![0; usize::from(u16::from_be_bytes([high, low]))];
+    stream.read_exact(&mut settings).await.unwrap();
+    let found = settings.chunks(6).find(|setting| setting[..2] == [0, 3]);
+    u32::from_be_bytes(found.unwrap()[2..].try_into().unwrap())
 }
 
 #[tokio::test]

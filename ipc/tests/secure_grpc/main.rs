@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod connections;
 mod health;
 mod limits;
 mod metrics;
@@ -10,6 +11,7 @@ mod player;
 mod raw;
 mod reload;
 mod rules;
+mod statuses;
 mod support;
 
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use intellirouter::IpcError;
+use intellirouter::clients::GrpcRagPersonaIntegrationClient;
 use intellirouter::security::{
     IDENTITY_HEADER, IdentitySigner, IdentityVerifier, JwtAuthenticator, SecureGrpcClientBuilder,
     SecureGrpcServerBuilder,
@@ -432,6 +435,31 @@ async fn a_call_that_does_not_end_holds_up_the_shutdown_for_30_s_and_no_longer()
 }
 
 #[test]
+fn letting_everybody_in_and_checking_callers_contradict_each_other() {
+    let builder = plaintext_jwt_server(&[]).allow_unauthenticated();
+    let error = builder.build::<Client>().unwrap_err();
+    assert!(matches!(error, IpcError::InvalidArgument(_)), "{error}");
+    assert!(
+        error.to_string().contains("allow_unauthenticated"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_star_among_the_required_roles_stands_for_every_caller_with_a_token() {
+    let server = Running::start(&plaintext_jwt_server(&["*"])).await;
+    let mut client = plaintext_client(&server).await;
+    let token = jwt().generate_token("memory", vec!["any".into()]).unwrap();
+    let value = format!("Bearer {token}");
+    let answer = call_with(&mut client, &[("authorization", &value)]).await;
+    assert_eq!(answer.unwrap(), "memory, 0 certificates");
+
+    let refused = call(&mut client).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    server.stop().await.unwrap();
+}
+
+#[test]
 fn a_server_without_tls_or_without_anyone_to_trust_is_not_built() {
     let no_tls = SecureGrpcServerBuilder::new().with_jwt(jwt(), vec![]);
     let no_auth = SecureGrpcServerBuilder::new().allow_plaintext();
@@ -488,6 +516,33 @@ async fn a_client_does_not_connect_in_plaintext_unless_that_was_asked_for() {
     let plain = SecureGrpcClientBuilder::new("localhost").allow_plaintext();
     let error = build(plain, "https://localhost:1").await.unwrap_err();
     assert!(matches!(error, IpcError::Security(_)), "{error}");
+}
+
+#[tokio::test]
+async fn no_error_shows_the_password_or_the_rest_of_a_url_that_is_refused() {
+    let refused = [
+        "https://bob:hunter2@127.0.0.1:1",
+        "http://bob:hunter2@127.0.0.1:1",
+        "http://bob:12345/hunter2@127.0.0.1:1",
+        "bob:hunter2@127.0.0.1",
+        "http://127.0.0.1:1/?key=hunter2",
+        "hunter2 is none",
+    ];
+    for url in refused {
+        let plain = SecureGrpcClientBuilder::<Client>::new("localhost").allow_plaintext();
+        for error in [
+            plain.build(url).await.unwrap_err(),
+            GrpcRagPersonaIntegrationClient::new(url).await.unwrap_err(),
+        ] {
+            let text = format!("{error} {error:?}");
+            assert!(text.contains("URL"), "{text}");
+            assert!(
+                !text.contains("hunter2") && !text.contains("12345"),
+                "{text}"
+            );
+            assert!(!text.contains("bob"), "{text}");
+        }
+    }
 }
 
 #[tokio::test]

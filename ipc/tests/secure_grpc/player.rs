@@ -70,6 +70,7 @@ impl EventService for Player {
         let rest: Events = match channel.as_str() {
             "ends" => Box::pin(stream::empty()),
             "fails" => Box::pin(stream::iter([Err(Status::not_found("no more"))])),
+            "fails at length" => Box::pin(stream::iter([Err(long_status())])),
             "panics" => Box::pin(stream::poll_fn(|_| panic!("on purpose"))),
             "stays" => {
                 let guard = self.guard();
@@ -97,6 +98,7 @@ impl EventService for Player {
         match request.get_ref().channel.as_str() {
             "works" => Ok(Response::new(Default::default())),
             "fails" => Err(Status::not_found("nothing there")),
+            "fails at length" => Err(long_status()),
             "panics" => panic!("on purpose"),
             "waits" => {
                 let _guard = self.guard();
@@ -106,6 +108,11 @@ impl EventService for Player {
             other => Err(Status::invalid_argument(other.to_owned())),
         }
     }
+}
+
+/// What a handler says that quotes all of its input: 600,000 bytes in `grpc-message`.
+fn long_status() -> Status {
+    Status::not_found("ж".repeat(100_000))
 }
 
 pub(crate) fn publish(channel: &str) -> events::PublishRequest {

@@ -1,12 +1,15 @@
 //! A gRPC client without any opinion: it keeps no deadline of its own, sends what it is told, and
 //! reads only when asked.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::stream;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
-use http_body_util::{BodyExt, Full};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -15,8 +18,10 @@ use tokio::net::TcpStream;
 
 #[derive(Clone)]
 pub(crate) struct RawClient {
-    send: SendRequest<Full<Bytes>>,
+    send: SendRequest<RequestBody>,
 }
+
+type RequestBody = UnsyncBoxBody<Bytes, Infallible>;
 
 impl RawClient {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
@@ -42,17 +47,48 @@ impl RawClient {
         headers: &[(&'static str, &str)],
         message: impl Message,
     ) -> Response<Incoming> {
+        self.call_with(path, headers, &message.encode_to_vec())
+            .await
+    }
+
+    /// As `call`, with any bytes for a message.
+    pub(crate) async fn call_with(
+        &mut self,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        message: &[u8],
+    ) -> Response<Incoming> {
         let mut frame = BytesMut::new();
         frame.put_u8(0);
-        frame.put_u32(u32::try_from(message.encoded_len()).unwrap());
-        message.encode(&mut frame).unwrap();
+        frame.put_u32(u32::try_from(message.len()).unwrap());
+        frame.put_slice(message);
+        let body = Full::new(frame.freeze()).boxed_unsync();
+        self.send(path, headers, body).await
+    }
+
+    /// As `call`, with a request whose message never comes.
+    pub(crate) async fn call_without_message(
+        &mut self,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Response<Incoming> {
+        let body = StreamBody::new(stream::pending()).boxed_unsync();
+        self.send(path, headers, body).await
+    }
+
+    async fn send(
+        &mut self,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: RequestBody,
+    ) -> Response<Incoming> {
         let mut request = Request::post(format!("http://localhost{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::new(frame.freeze())).unwrap();
+        let request = request.body(body).unwrap();
         self.send.ready().await.unwrap();
         self.send.send_request(request).await.unwrap()
     }

@@ -203,7 +203,16 @@ fn bad_patterns_and_descriptors_are_reported_when_the_server_is_built() {
     let pattern = builder().with_method_roles("memory", names(&["user"]));
     let nobody = builder().with_method_roles(format!("/{SERVICE}/*"), vec![]);
     let set = builder().with_descriptors(b"rubbish");
+    // One letter too many: the rule would protect nothing.
+    let misspelt = builder()
+        .with_descriptors(intellirouter_proto::FILE_DESCRIPTOR_SET)
+        .with_method_roles(format!("/{SERVICE}/*"), names(&["*"]))
+        .with_method_roles(
+            format!("/{SERVICE}/StoreChainResultInConversations"),
+            names(&["admin"]),
+        );
     for (builder, hint) in [
+        (misspelt, "StoreChainResultInConversations"),
         (pattern, "/package.Service/Method"),
         (nobody, "no role is named"),
         (set, "FileDescriptorSet"),

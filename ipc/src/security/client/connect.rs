@@ -22,8 +22,12 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn parse(url: &str) -> IpcResult<Self> {
-        let refuse =
-            || IpcError::InvalidArgument(format!("URL {url:?}: expected https://host:port"));
+        let refuse = || {
+            let url = shown(url);
+            IpcError::InvalidArgument(format!(
+                "URL {url}: expected https://host:port and no user, path or query"
+            ))
+        };
         let uri: Uri = url.parse().map_err(|_| refuse())?;
         let https = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTPS => true,
@@ -66,6 +70,24 @@ impl Target {
         // Can't fail with all three parts set; the bare URI would only lose the scheme.
         Uri::from_parts(parts).unwrap_or_default()
     }
+}
+
+/// What of a URL may stand in an error: scheme, host and port. Beside them stand passwords.
+pub(crate) fn shown(url: &str) -> String {
+    const HIDDEN: &str = "(not shown)";
+    // Where a URL with user info is malformed, a part of a password may look like a host.
+    if url.contains('@') {
+        return HIDDEN.to_owned();
+    }
+    let Ok(uri) = url.parse::<Uri>() else {
+        return HIDDEN.to_owned();
+    };
+    let Some(host) = uri.host() else {
+        return HIDDEN.to_owned();
+    };
+    let scheme = uri.scheme_str().map(|scheme| format!("{scheme}://"));
+    let port = uri.port_u16().map(|port| format!(":{port}"));
+    scheme.unwrap_or_default() + host + &port.unwrap_or_default()
 }
 
 fn is_host_and_port(authority: &Authority) -> bool {
@@ -156,6 +178,24 @@ mod tests {
         let target = Target::parse("http://[::1]:50051/").unwrap();
         assert_eq!(&*address(&target, 80), "[::1]:50051");
         assert!(!target.is_https());
+    }
+
+    #[test]
+    fn of_a_url_only_scheme_host_and_port_are_shown() {
+        for (url, expected) in [
+            (
+                "https://localhost:1/path?key=secret#secret",
+                "https://localhost:1",
+            ),
+            ("ftp://localhost", "ftp://localhost"),
+            ("[::1]:5", "[::1]:5"),
+            ("http://bob:secret@localhost", "(not shown)"),
+            ("http://bob:12/secret@localhost", "(not shown)"),
+            ("no secret", "(not shown)"),
+            ("/secret", "(not shown)"),
+        ] {
+            assert_eq!(shown(url), expected, "{url}");
+        }
     }
 
     #[test]

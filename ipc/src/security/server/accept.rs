@@ -15,10 +15,10 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use super::connections::{Connections, Place};
 use super::io::ServerIo;
 use crate::security::TlsReload;
 
-const MAX_CONNECTIONS: usize = 4096;
 const MAX_HANDSHAKES: usize = 512;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 // After an error such as "too many open files", which would come again at once.
@@ -29,9 +29,10 @@ pub(super) async fn accept_loop(
     listener: TcpListener,
     tls: Option<Arc<TlsReload<ServerConfig>>>,
     ready: mpsc::Sender<ServerIo>,
+    connections: Connections,
     server: &'static str,
 ) {
-    let places = Places::new();
+    let places = Places::new(connections);
     let mut handshakes = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -53,20 +54,20 @@ pub(super) async fn accept_loop(
 }
 
 struct Places {
-    connections: Arc<Semaphore>,
+    connections: Connections,
     handshakes: Arc<Semaphore>,
 }
 
 impl Places {
-    fn new() -> Self {
+    fn new(connections: Connections) -> Self {
         Self {
-            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            connections,
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
         }
     }
 
-    async fn take(&self) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), AcquireError> {
-        let connection = Arc::clone(&self.connections).acquire_owned().await?;
+    async fn take(&self) -> Result<(Place, OwnedSemaphorePermit), AcquireError> {
+        let connection = self.connections.place().await?;
         let handshake = Arc::clone(&self.handshakes).acquire_owned().await?;
         Ok((connection, handshake))
     }
@@ -75,7 +76,7 @@ impl Places {
 struct Accepted {
     stream: TcpStream,
     address: SocketAddr,
-    connection: OwnedSemaphorePermit,
+    connection: Place,
     handshake: OwnedSemaphorePermit,
 }
 

@@ -3,7 +3,8 @@
 //! It keeps the call's place and its record until the last frame, or until the caller is gone. A panic
 //! while a stream makes its next message ends it with INTERNAL. When the deadline passes, the
 //! handler's stream is dropped at that moment, also if the caller does not read and so nobody asks for
-//! more; the caller finds DEADLINE_EXCEEDED in the trailers.
+//! more; the caller finds DEADLINE_EXCEEDED in the trailers. A status that no caller could receive is
+//! shortened on its way out, and a message that could not be read is the caller's fault.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -20,13 +21,14 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::call::Call;
+use super::methods::Method;
 use super::refusal::Refusal;
-
-const STATUS: &str = "grpc-status";
+use super::status::{blame_caller, code_in, shorten};
 
 pub(super) struct Answer {
     stage: Arc<Stage>,
     alarm: Option<JoinHandle<()>>,
+    method: Arc<Method>,
     done: bool,
 }
 
@@ -45,8 +47,10 @@ type Polled = Poll<Option<Result<Frame<Bytes>, Status>>>;
 
 impl Answer {
     /// The response with its body followed; one that has said its status already has ended.
-    pub(super) fn follow(response: Response<Body>, mut call: Call) -> Response<Body> {
+    pub(super) fn follow(mut response: Response<Body>, mut call: Call) -> Response<Body> {
+        blame_caller(response.headers_mut());
         if let Some(code) = code_in(response.headers()) {
+            bound(response.headers_mut(), call.record.method());
             call.record.finish(code);
             return response;
         }
@@ -55,6 +59,7 @@ impl Answer {
 
     fn new(body: Body, call: Call) -> Self {
         let deadline = call.deadline;
+        let method = Arc::clone(call.record.method());
         let stage = Arc::new(Stage {
             running: Mutex::new(Some(Running { body, call })),
             reader: AtomicWaker::new(),
@@ -63,6 +68,7 @@ impl Answer {
         Self {
             stage,
             alarm,
+            method,
             done: false,
         }
     }
@@ -127,7 +133,7 @@ impl http_body::Body for Answer {
         if self.done {
             return Poll::Ready(None);
         }
-        let polled = match self.stage.poll(cx) {
+        let mut polled = match self.stage.poll(cx) {
             Some(Ok(polled)) => polled,
             Some(Err(())) => {
                 tracing::error!("a handler panicked in its stream");
@@ -135,10 +141,12 @@ impl http_body::Body for Answer {
             }
             None => return self.refuse(Refusal::Deadline),
         };
-        match &polled {
+        match &mut polled {
             Poll::Pending => {}
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(trailers) = frame.trailers_ref() {
+                if let Some(trailers) = frame.trailers_mut() {
+                    blame_caller(trailers);
+                    bound(trailers, &self.method);
                     self.end_with(code_in(trailers).unwrap_or(Code::Unknown));
                 }
             }
@@ -161,8 +169,15 @@ impl Drop for Answer {
     }
 }
 
-fn code_in(headers: &HeaderMap) -> Option<Code> {
-    headers
-        .get(STATUS)
-        .map(|status| Code::from_bytes(status.as_bytes()))
+/// Shortens a status that is too long, and says so once for each method: a caller may be able to
+/// bring it about as often as it likes.
+fn bound(headers: &mut HeaderMap, method: &Method) {
+    if shorten(headers) {
+        method.status_too_long.call_once(|| {
+            tracing::warn!(
+                method = method.name,
+                "a status was too long to be sent and was cut; later ones are not logged"
+            );
+        });
+    }
 }

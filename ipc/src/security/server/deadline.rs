@@ -34,16 +34,22 @@ pub fn parse_grpc_timeout(value: &HeaderValue) -> Option<Duration> {
 }
 
 /// When a call that arrived then must have ended. A malformed header is refused: a deadline that is
-/// silently dropped would be a call without end.
+/// silently dropped would be a call without end. So are two, of which one would be a guess. A call
+/// that has no time at all is over before it begins.
 pub(super) fn of(
     headers: &HeaderMap,
     limit: Option<Duration>,
     arrived: Instant,
 ) -> Result<Option<Instant>, Refusal> {
-    let asked = match headers.get(HEADER) {
-        Some(value) => Some(parse_grpc_timeout(value).ok_or(Refusal::BadTimeout)?),
-        None => None,
+    let mut values = headers.get_all(HEADER).iter();
+    let asked = match (values.next(), values.next()) {
+        (None, _) => None,
+        (Some(value), None) => Some(parse_grpc_timeout(value).ok_or(Refusal::BadTimeout)?),
+        (Some(_), Some(_)) => return Err(Refusal::BadTimeout),
     };
+    if asked == Some(Duration::ZERO) {
+        return Err(Refusal::Deadline);
+    }
     let timeout = match (asked, limit) {
         (Some(asked), Some(limit)) => Some(asked.min(limit)),
         (asked, limit) => asked.or(limit),
@@ -118,6 +124,23 @@ mod tests {
         for bad in ["", "5", "S", "123456789S", "-1S", "1.5S", "5s", "5 S"] {
             assert_eq!(asked(bad, Some(30)), Err(Refusal::BadTimeout), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn no_time_at_all_is_late_at_once() {
+        for none in ["0n", "0S", "00000000H"] {
+            assert_eq!(asked(none, Some(30)), Err(Refusal::Deadline), "{none:?}");
+        }
+    }
+
+    #[test]
+    fn two_times_are_refused_even_if_they_agree() {
+        let mut headers = HeaderMap::new();
+        for _ in 0..2 {
+            headers.append(HEADER, HeaderValue::from_static("1S"));
+        }
+        let refused = of(&headers, None, Instant::now());
+        assert_eq!(refused, Err(Refusal::BadTimeout));
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use crate::security::{IDENTITY_HEADER, IdentityVerifier, JwtAuthenticator};
 pub(super) struct Guard {
     identity: Option<(Arc<IdentityVerifier>, Remembered)>,
     jwt: Option<(Arc<JwtAuthenticator>, Remembered)>,
-    required_roles: Vec<String>,
+    required: Access,
 }
 
 impl Guard {
@@ -29,7 +29,7 @@ impl Guard {
         Self {
             identity: identity.map(|verifier| (verifier, Remembered::new())),
             jwt: jwt.map(|jwt| (jwt, Remembered::new())),
-            required_roles,
+            required: Access::any_of(required_roles),
         }
     }
 
@@ -51,10 +51,9 @@ impl Guard {
             };
         }
         let claims = self.caller(headers, now)?;
-        if !self.required_roles.is_empty() && !claims.has_any_role(&self.required_roles) {
-            return Err(Refusal::Denied(Denied::RoleMissing));
+        for rule in [&self.required, access] {
+            rule.judge(&claims.roles).map_err(Refusal::Denied)?;
         }
-        access.judge(&claims.roles).map_err(Refusal::Denied)?;
         Ok(Some(claims))
     }
 
@@ -85,7 +84,7 @@ impl fmt::Debug for Guard {
         f.debug_struct("Guard")
             .field("identity", &self.identity.is_some())
             .field("jwt", &self.jwt.is_some())
-            .field("required_roles", &self.required_roles)
+            .field("required", &self.required)
             .finish()
     }
 }

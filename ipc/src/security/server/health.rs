@@ -2,7 +2,8 @@
 //!
 //! Everything that is served is SERVING from the start, until its author says otherwise; once the
 //! drain begins, all is NOT_SERVING for good, and watches end with that word, so that they do not hold
-//! the drain up. A service that is not served is NOT_FOUND for `Check` and SERVICE_UNKNOWN for
+//! the drain up. A `Check` does not learn of the drain: it is a new call, which the drain lets nobody
+//! begin, so that it fails with UNAVAILABLE. A service that is not served is NOT_FOUND for `Check` and SERVICE_UNKNOWN for
 //! `Watch`, as the protocol asks. The number of names is that of the services.
 
 use std::collections::HashMap;

@@ -4,27 +4,79 @@
 //! the builder name, one more for others. Nothing is allocated, and no path of a caller is kept.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use super::metrics::{Meter, ServerMetrics};
-use super::rules::{HEALTH, Rules};
-use crate::security::policy::Access;
+use super::rules::{HEALTH, REFLECTION, Rules};
+use crate::security::policy::{Access, MethodPolicy};
 
-// Of its own, so that a full server still says that it lives, and a flood of questions takes no
-// place of a call.
-const HEALTH_CALLS: usize = 256;
+// Of their own, so that a full server still says that it lives, and neither questions nor watches,
+// for which nobody needs a token, take the place of a call or of each other.
+const HEALTH_CHECKS: usize = 1024;
+const HEALTH_WATCHES: usize = 64;
+const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+// Of its own, because it needs no role.
+const REFLECTIONS: usize = 64;
+
+const UNKNOWN: &str = "unknown";
 
 #[derive(Debug)]
 pub(super) struct Method {
+    /// Its path, `/package.Service/*` for others of a service, or `unknown`.
+    pub(super) name: String,
     pub(super) access: Access,
     /// The longest time for a call.
     pub(super) timeout: Option<Duration>,
     /// One for each call in progress.
     pub(super) places: Arc<Semaphore>,
     pub(super) meter: Option<Meter>,
+    /// Whether that was logged.
+    pub(super) status_too_long: Once,
+}
+
+/// The places for calls in progress, by what is called.
+struct Places {
+    calls: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
+    watches: Arc<Semaphore>,
+    reflections: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new(max_calls: usize) -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self {
+            calls: places(max_calls),
+            checks: places(HEALTH_CHECKS),
+            watches: places(HEALTH_WATCHES),
+            reflections: places(REFLECTIONS),
+        }
+    }
+
+    fn of(&self, service: &str, method: Option<&str>) -> Arc<Semaphore> {
+        let places = match service {
+            HEALTH if is_watch(method) => &self.watches,
+            HEALTH => &self.checks,
+            REFLECTION => &self.reflections,
+            _ => &self.calls,
+        };
+        Arc::clone(places)
+    }
+}
+
+fn is_watch(method: Option<&str>) -> bool {
+    method == Some("Watch")
+}
+
+/// A check is answered at once, so whoever takes longer only holds its place.
+fn timeout(service: &str, method: Option<&str>, written: Option<Duration>) -> Option<Duration> {
+    if service != HEALTH || is_watch(method) {
+        return written;
+    }
+    Some(written.map_or(HEALTH_CHECK_TIMEOUT, |own| own.min(HEALTH_CHECK_TIMEOUT)))
 }
 
 #[derive(Debug)]
@@ -44,44 +96,54 @@ pub(super) struct Plan<'a> {
     pub(super) max_calls: usize,
 }
 
+impl Plan<'_> {
+    fn meter(&self, method: &str) -> Option<Meter> {
+        self.metrics
+            .map(|(metrics, server)| metrics.meter(server, method))
+    }
+}
+
 impl Methods {
     pub(super) fn new(services: &[&'static str], plan: &Plan<'_>) -> Self {
-        let calls = Arc::new(Semaphore::new(plan.max_calls));
-        let health = Arc::new(Semaphore::new(HEALTH_CALLS));
-        let method = |label: &str, access: Access, timeout, places: &Arc<Semaphore>| {
-            Arc::new(Method {
-                access,
-                timeout,
-                places: Arc::clone(places),
-                meter: plan
-                    .metrics
-                    .map(|(metrics, server)| metrics.meter(server, label)),
-            })
-        };
+        let places = Places::new(plan.max_calls);
         let rules = plan.rules;
         let mut named = HashMap::new();
         let mut others = HashMap::new();
         for service in services.iter().copied() {
-            let places = if service == HEALTH { &health } else { &calls };
+            let method = |name: String, method: Option<&str>, policy: Option<&MethodPolicy>| {
+                let written = policy.and_then(|policy| policy.timeout);
+                Arc::new(Method {
+                    access: rules.access(service, method, policy.map(|policy| &policy.access)),
+                    timeout: timeout(service, method, written),
+                    places: places.of(service, method),
+                    meter: plan.meter(&name),
+                    status_too_long: Once::new(),
+                    name,
+                })
+            };
             for name in rules.named_in(service) {
                 let path = format!("/{service}/{name}");
-                let access = rules.access(service, Some(name), None);
-                named.insert(path.clone(), method(&path, access, None, places));
+                named.insert(path.clone(), method(path, Some(name), None));
             }
             for policy in rules.policies_of(service) {
-                let name = policy.path.rsplit('/').next();
-                let access = rules.access(service, name, Some(&policy.access));
-                let entry = method(&policy.path, access, policy.timeout, places);
-                named.insert(policy.path.clone(), entry);
+                let path = policy.path.clone();
+                let name = path.rsplit('/').next();
+                named.insert(path.clone(), method(path.clone(), name, Some(policy)));
             }
-            let access = rules.access(service, None, None);
-            let label = format!("/{service}/*");
-            others.insert(service, method(&label, access, None, places));
+            others.insert(service, method(format!("/{service}/*"), None, None));
         }
+        let unknown = Arc::new(Method {
+            access: Access::anyone(),
+            timeout: None,
+            places: places.calls,
+            meter: plan.meter(UNKNOWN),
+            status_too_long: Once::new(),
+            name: UNKNOWN.to_owned(),
+        });
         Self {
             named,
             others,
-            unknown: method("unknown", Access::anyone(), None, &calls),
+            unknown,
         }
     }
 

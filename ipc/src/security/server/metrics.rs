@@ -162,6 +162,10 @@ impl Record {
         }
     }
 
+    pub(super) fn method(&self) -> &Arc<Method> {
+        &self.method
+    }
+
     pub(super) fn ends_by(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
     }
@@ -205,10 +209,12 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = ServerMetrics::register(&mut registry);
         let method = Method {
+            name: "m".to_owned(),
             access: Access::Public,
             timeout: None,
             places: Arc::new(Semaphore::new(1)),
             meter: Some(metrics.meter("s", "m")),
+            status_too_long: std::sync::Once::new(),
         };
         let mut record = Record::begin(Arc::new(method), Instant::now());
         go(&mut record);

@@ -66,7 +66,9 @@ impl Refusal {
             Self::Denied(Denied::RoleMissing) => "the caller lacks the role",
             Self::Denied(Denied::NoRule) => "no rule lets anybody call this method",
             Self::Unusable => "tokens cannot be checked",
-            Self::BadTimeout => "grpc-timeout: expected 1 to 8 digits and one of H, M, S, m, u, n",
+            Self::BadTimeout => {
+                "grpc-timeout: expected one, of 1 to 8 digits and one of H, M, S, m, u, n"
+            }
             Self::Busy => "too many calls are in progress",
             Self::Deadline => "the call took longer than it may",
             Self::Panic => "the server failed",

@@ -4,12 +4,13 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, pending};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
@@ -20,6 +21,7 @@ use tower::Service;
 
 use super::accept;
 use super::call::Calls;
+use super::connections::Connections;
 use super::guard::Guard;
 use super::health::HealthReporter;
 use super::methods::{Methods, Plan};
@@ -28,7 +30,8 @@ use super::rules::{HEALTH, REFLECTION, Rules};
 use crate::error::{IpcError, IpcResult};
 use crate::security::TlsReload;
 
-const MAX_STREAMS: u32 = 1024;
+// Per connection: fewer would hamper good clients (RFC 9113, 6.5.2), and none needs more.
+const STREAMS: RangeInclusive<u32> = 100..=1024;
 // Room for a forwarded token and an identity of 8 KiB each.
 const MAX_HEADER_BYTES: u32 = 32 * 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -148,6 +151,7 @@ impl SecureRouter {
         let local_addr = listener.local_addr().map_err(refuse)?;
         Ok(BoundServer {
             calls: Calls::new(self.routes, self.guard, methods),
+            streams: streams_per_connection(self.max_calls),
             name: self.name,
             services: self.services,
             tls: self.tls,
@@ -211,6 +215,7 @@ impl fmt::Debug for SecureRouter {
 #[must_use]
 pub struct BoundServer {
     calls: Calls,
+    streams: u32,
     name: &'static str,
     services: Vec<&'static str>,
     tls: Option<Tls>,
@@ -225,9 +230,14 @@ impl BoundServer {
         self.local_addr
     }
 
-    /// Serves until `signal` completes, then says NOT_SERVING and lets running calls finish.
+    /// Serves until `signal` completes, then takes no more calls and lets running ones finish.
     ///
-    /// Fails with [`IpcError::Timeout`] when some still run 30 s later.
+    /// Health is NOT_SERVING from then on. Only an open `Watch` sees that: a `Check` is a new call, so
+    /// it finds a connection that is going away, or a closed port.
+    ///
+    /// Fails with [`IpcError::Timeout`] when connections are still open 30 s later, because a call
+    /// runs on them or the peer does not answer. Then, and when the future is dropped, they are cut:
+    /// their handlers are dropped, and nothing is served any more.
     pub async fn serve_with_shutdown(self, signal: impl Future<Output = ()>) -> IpcResult<()> {
         tracing::info!(
             server = self.name,
@@ -237,19 +247,21 @@ impl BoundServer {
         );
         let files = self.tls.as_ref().map(|tls| Arc::clone(&tls.files));
         let (ready, accepted) = mpsc::channel(READY);
-        let accepting = accept::accept_loop(self.listener, files, ready, self.name);
+        let connections = Connections::new();
+        let _cut = connections.cut_on_drop();
+        let accepting =
+            accept::accept_loop(self.listener, files, ready, connections.clone(), self.name);
         let incoming = ReceiverStream::new(accepted).map(Ok::<_, Infallible>);
 
-        let (signalled, draining) = oneshot::channel();
         let health = self.health;
+        let draining = connections.clone();
         let signal = async move {
             signal.await;
             health.drain();
-            // Nobody listens any more if the server ended by itself.
-            let _ = signalled.send(());
+            draining.drain();
         };
         let serving = Server::builder()
-            .max_concurrent_streams(MAX_STREAMS)
+            .max_concurrent_streams(self.streams)
             .http2_max_header_list_size(MAX_HEADER_BYTES)
             .http2_keepalive_interval(Some(PING_INTERVAL))
             .http2_keepalive_timeout(Some(PING_TIMEOUT))
@@ -257,13 +269,15 @@ impl BoundServer {
         // The accept loop ends by itself when the signal drops `incoming`.
         let served = async { tokio::join!(serving, accepting).0 };
 
-        tokio::select! {
-            result = served => Ok(result?),
+        let result = tokio::select! {
+            result = served => result.map_err(IpcError::from),
             never = follow_files(self.tls) => match never {},
-            () = drained_too_long(draining) => Err(IpcError::Timeout(format!(
-                "calls were still running {DRAIN_LIMIT:?} after the shutdown signal"
+            () = drained_too_long(&connections) => Err(IpcError::Timeout(format!(
+                "connections were still open {DRAIN_LIMIT:?} after the shutdown signal"
             ))),
-        }
+        };
+        connections.cut().await;
+        result
     }
 }
 
@@ -285,10 +299,14 @@ async fn follow_files(tls: Option<Tls>) -> Infallible {
     }
 }
 
-async fn drained_too_long(draining: oneshot::Receiver<()>) {
-    if draining.await.is_err() {
-        // The server ended without a signal, and says so itself.
-        pending::<()>().await;
-    }
+async fn drained_too_long(connections: &Connections) {
+    connections.draining().await;
     tokio::time::sleep(DRAIN_LIMIT).await;
+}
+
+/// A quarter of the places for calls, so that one connection can't take them all.
+fn streams_per_connection(max_calls: usize) -> u32 {
+    u32::try_from(max_calls / 4)
+        .unwrap_or(u32::MAX)
+        .clamp(*STREAMS.start(), *STREAMS.end())
 }

@@ -59,6 +59,7 @@ impl Rules {
             })?;
             policies.extend(method_policies(&pool));
         }
+        misspelt(&patterns, &policies)?;
         Ok(Self {
             policies,
             open: descriptors.is_empty() && patterns.is_empty(),
@@ -68,9 +69,7 @@ impl Rules {
 
     /// What the descriptor sets say of the methods of a service.
     pub(super) fn policies_of(&self, service: &str) -> impl Iterator<Item = &MethodPolicy> {
-        self.policies
-            .iter()
-            .filter(move |policy| split(&policy.path).is_some_and(|(of, _)| of == service))
+        policies_of(&self.policies, service)
     }
 
     /// The methods of a service that the author wrote a rule for by name.
@@ -120,6 +119,34 @@ impl Rules {
             ))),
         }
     }
+}
+
+fn policies_of<'a>(
+    policies: &'a [MethodPolicy],
+    service: &str,
+) -> impl Iterator<Item = &'a MethodPolicy> {
+    policies
+        .iter()
+        .filter(move |policy| split(&policy.path).is_some_and(|(of, _)| of == service))
+}
+
+/// A rule for a method that its service does not have, by the descriptors, would leave the one that
+/// is meant to a wider rule.
+fn misspelt(patterns: &[(Pattern, Access)], policies: &[MethodPolicy]) -> IpcResult<()> {
+    for (pattern, _) in patterns {
+        let Some(method) = &pattern.method else {
+            continue;
+        };
+        let service = &pattern.service;
+        let path = format!("/{service}/{method}");
+        let mut known = policies_of(policies, service).peekable();
+        if known.peek().is_some() && !known.any(|policy| policy.path == path) {
+            return Err(IpcError::InvalidArgument(format!(
+                "with_method_roles: the descriptors of {service} have no method {method}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The service and the method in a path.
@@ -260,6 +287,19 @@ mod tests {
         assert!(rules.check(&["a.S", HEALTH]).is_ok());
         let error = rules.check(&[HEALTH]).unwrap_err();
         assert!(error.to_string().contains("a.S"), "{error}");
+    }
+
+    #[test]
+    fn a_rule_for_a_method_that_the_descriptors_do_not_have_is_refused_by_name() {
+        let set = &[intellirouter_proto::FILE_DESCRIPTOR_SET];
+        let known = format!("/{MEMORY}/GetHistory");
+        let unknown = format!("/{MEMORY}/GetHistories");
+        assert!(rules(set, &[(&known, &["r"])]).is_ok());
+        let error = rules(set, &[(&unknown, &["r"])]).unwrap_err();
+        assert!(error.to_string().contains("GetHistories"), "{error}");
+        // Where nothing is known of the service, nothing can be said.
+        assert!(rules(set, &[("/a.S/M", &["r"])]).is_ok());
+        assert!(rules(&[], &[(&unknown, &["r"])]).is_ok());
     }
 
     #[test]
