@@ -13,11 +13,15 @@
 //!
 //! | end of the try | for the breaker |
 //! |---|---|
-//! | a message; any status that is not named below | success: the service answers, it is the caller who erred |
+//! | a message, or the end of a stream of them; any status that is not named below | success: the service answers, it is the caller who erred |
 //! | `UNAVAILABLE`, `DEADLINE_EXCEEDED`, `INTERNAL`, `UNKNOWN`, `DATA_LOSS` | failure |
 //! | no connection, a broken one, no answer in time | failure |
 //! | `CANCELLED`, or dropped by the caller | nothing |
 //! | refused before it was sent (bad argument, no token, bad URL) | nothing |
+//!
+//! A stream of messages is one try, and counts when it ends, not when it begins: a service that begins
+//! every stream and breaks it off does not look alive. A reader that drops it after a message was
+//! served.
 //!
 //! And what is tried again, all of it only within the budget, the tries and the total time:
 //!
@@ -42,5 +46,4 @@ pub use breaker::{Breaker, BreakerOpen, BreakerReport, BreakerState, OpenReason,
 pub use budget::RetryBudget;
 pub use policy::{CallKind, ResiliencePolicy};
 pub use settings::{BreakerSettings, Resilience};
-pub(crate) use verdict::outcome_of_status;
 pub use verdict::{Outcome, outcome_of, outcome_of_code};

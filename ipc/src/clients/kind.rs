@@ -1,22 +1,27 @@
-//! What differs between a method with one answer and one with a stream of them.
+//! How a call is made, and what differs between a method with one answer and one with a stream of
+//! them.
+
+use tonic::Request;
+
+use crate::resilience::deadline;
+
+/// With the time that is left, so that the server stops when nobody waits any more.
+pub(super) fn request<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Some(remaining) = deadline::remaining() {
+        request.set_timeout(remaining);
+    }
+    request
+}
 
 /// One message back.
 pub(super) mod unary {
     use std::future::Future;
 
-    use tonic::{Request, Response};
+    use tonic::Response;
 
     use crate::error::IpcResult;
-    use crate::resilience::{CallKind, ResiliencePolicy, deadline};
-
-    /// With the time that is left, so that the server stops when nobody waits any more.
-    pub(in crate::clients) fn request<T>(message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        if let Some(remaining) = deadline::remaining() {
-            request.set_timeout(remaining);
-        }
-        request
-    }
+    use crate::resilience::{CallKind, ResiliencePolicy};
 
     pub(in crate::clients) fn answer<T>(response: Response<T>) -> T {
         response.into_inner()
@@ -41,20 +46,13 @@ pub(super) mod unary {
 /// A stream of messages back.
 pub(super) mod stream {
     use std::future::Future;
-    use std::sync::Arc;
 
-    use futures_util::{TryStreamExt, stream};
-    use tonic::{Request, Response, Status, Streaming};
+    use futures_util::stream;
+    use tonic::{Response, Status, Streaming};
 
     use crate::clients::ResponseStream;
     use crate::error::IpcResult;
-    use crate::resilience::{CallKind, ResiliencePolicy, outcome_of_status};
-
-    /// Without the time that is left: that is the time to begin, and `grpc-timeout` would end the
-    /// whole stream with it.
-    pub(in crate::clients) fn request<T>(message: T) -> Request<T> {
-        Request::new(message)
-    }
+    use crate::resilience::{CallKind, ResiliencePolicy};
 
     pub(in crate::clients) fn answer<T: Send + 'static>(
         response: Response<Streaming<T>>,
@@ -72,7 +70,7 @@ pub(super) mod stream {
         Box::pin(stream::iter(items))
     }
 
-    pub(in crate::clients) async fn resilient<T: 'static, A>(
+    pub(in crate::clients) async fn resilient<T: Send + 'static, A>(
         policy: &ResiliencePolicy,
         kind: CallKind,
         attempt: impl FnMut() -> A,
@@ -80,10 +78,6 @@ pub(super) mod stream {
     where
         A: Future<Output = IpcResult<ResponseStream<T>>>,
     {
-        let stream = policy.call_as(kind, attempt).await?;
-        let breaker = Arc::clone(policy.breaker());
-        Ok(Box::pin(stream.inspect_err(move |status| {
-            breaker.report(outcome_of_status(status));
-        })))
+        policy.stream(kind, attempt).await
     }
 }

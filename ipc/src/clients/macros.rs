@@ -125,7 +125,7 @@ macro_rules! service_client {
                 $($argument: $type),+
             ) -> $crate::error::IpcResult<answer!($kind $response)> {
                 let message = request!($($argument),+ $(= $build)?)?;
-                let request = $crate::clients::kind::$kind::request(message);
+                let request = $crate::clients::kind::request(message);
                 let response = self.inner.clone().$method(request).await?;
                 Ok($crate::clients::kind::$kind::answer(response))
             }
@@ -136,7 +136,9 @@ macro_rules! service_client {
         )]
         ///
         /// Which calls may be repeated is part of the contract (`idempotency_level`). A stream is
-        /// under the policy until it begins; if it breaks off later, the breaker counts that.
+        /// under the policy to its end: the time of the call bounds all of it, is sent to the server
+        /// as `grpc-timeout`, and ends it with `DEADLINE_EXCEEDED`; the breaker counts how it ends
+        /// (see [`ResiliencePolicy::stream`](crate::resilience::ResiliencePolicy::stream)).
         #[derive(Clone)]
         pub struct $resilient {
             inner: std::sync::Arc<dyn $client>,

@@ -11,8 +11,9 @@
 //!
 //! While Redis is away a publish fails at once and a new subscription is refused; those that are
 //! open stay open. A message on a channel that breaks the grammar is ignored and counted; one that
-//! is larger than the largest payload becomes the gap `trimmed` on its channel. Publishes that
-//! wait for their answer take at most 16 MiB; beyond it a publish is refused at once.
+//! is larger than the largest payload becomes the gap `trimmed` on its channel. The payloads of
+//! publishes without an answer have at most 16 MiB together, also those that their callers have given
+//! up; beyond it a publish is refused at once. The process holds up to three copies of each.
 
 use std::fmt;
 use std::sync::Arc;
@@ -118,7 +119,7 @@ impl EventLog for RedisLog {
         if let Some(why) = self.health.down(Link::Publisher) {
             return Err(PublishError::Unavailable(why));
         }
-        let fresh = self.publisher.publish(channel, &payload, idempotency_key);
+        let fresh = self.publisher.publish(channel, payload, idempotency_key);
         Ok(Published {
             position: None,
             duplicate: !fresh.await?,

@@ -8,8 +8,12 @@
 //! ([`Permit::record`]). A permit that is dropped without a word counts for nothing. Outcomes of calls
 //! that were let through before the last change of state are not counted: they tell of the past.
 //!
-//! Limits: constant size; a lock that is held for well under a microsecond, never across a wait. A
-//! probe occupies its place until its permit is gone, so whoever makes the call must bound its time.
+//! A probe occupies its place until its permit is gone. So that one long call (a chain, a stream) does
+//! not keep all others out, one more probe goes each time that none went for as long as the breaker
+//! was open.
+//!
+//! Limits: constant size; a lock that is held for well under a microsecond, never across a wait. Of
+//! probes, at most 100 more than [`BreakerSettings::probes`] are under way at once.
 
 mod state;
 mod window;
@@ -159,12 +163,6 @@ impl Breaker {
         }
     }
 
-    /// Counts an outcome that became known after the permit was given back: a stream that broke off
-    /// after it had begun. It counts only while the breaker is closed.
-    pub fn report(&self, outcome: Outcome) {
-        self.count(outcome, |core| matches!(core.state, State::Closed));
-    }
-
     /// Its state and counts.
     pub fn describe(&self) -> BreakerReport {
         let now = Instant::now();
@@ -172,11 +170,11 @@ impl Breaker {
         let counts = core.window.counts(now);
         let (state, probes, next_probe_in) = match core.state {
             State::Closed => (BreakerState::Closed, 0, None),
-            State::Open { until } => {
+            State::Open { until, .. } => {
                 let wait = until.saturating_duration_since(now);
                 (BreakerState::Open, 0, Some(wait))
             }
-            State::HalfOpen { probes, .. } => (BreakerState::HalfOpen, probes, None),
+            State::HalfOpen(probing) => (BreakerState::HalfOpen, probing.under_way, None),
         };
         BreakerReport {
             state,
@@ -191,10 +189,10 @@ impl Breaker {
         }
     }
 
-    fn count(&self, outcome: Outcome, counts: impl FnOnce(&Core) -> bool) {
+    fn count(&self, outcome: Outcome, epoch: u64) {
         let now = Instant::now();
         let mut core = self.lock();
-        if !counts(&core) {
+        if core.epoch != epoch {
             return;
         }
         let change = core.count(outcome, now, &self.settings, &self.open_times);
@@ -237,11 +235,15 @@ impl Permit {
         // Counted by the drop that follows, which also serves those who never get here.
         self.outcome = outcome;
     }
+
+    /// Says how the call will have ended if nobody says more.
+    pub(super) fn presume(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.breaker
-            .count(self.outcome, |core| core.epoch == self.epoch);
+        self.breaker.count(self.outcome, self.epoch);
     }
 }

@@ -1,8 +1,9 @@
 //! How many retries a client may make in all, so that retries never become the load that keeps a
 //! service down.
 //!
-//! Every call pays a share of a retry into the budget, and every retry takes a whole one out, before
-//! it waits: so retries that wait count as well. Some retries per second are free, for clients with
+//! Every call that is made pays a share of a retry into the budget (one that a breaker refuses is not:
+//! else an outage would save up the storm for the moment after it), and every retry takes a whole one
+//! out, before it waits: so retries that wait count as well. Some retries per second are free, for clients with
 //! few calls. When nothing is left, a call fails with the error of its last try.
 //!
 //! Limits: at most 100 paid retries are kept, and the free ones of 10 seconds. Two atomic numbers;
@@ -40,7 +41,7 @@ impl RetryBudget {
         }
     }
 
-    /// Counts a call. Not for its retries.
+    /// Counts a call that is made. Not for its retries.
     pub fn deposit(&self) {
         let add = |paid: u64| (paid < MAX_PAID).then(|| (paid + self.per_call).min(MAX_PAID));
         if self.per_call > 0 {

@@ -1,4 +1,4 @@
-//! The deadline of the try that runs, for the transport below it.
+//! The deadline of the try that runs (of a stream: the whole stream's), for the transport below it.
 //!
 //! A policy gives up at the deadline anyway; with it the request can also tell the server
 //! (`grpc-timeout`), so that it does not go on working for nobody. Passed along the task, since the
@@ -21,7 +21,7 @@ pub(super) fn scope<F: Future>(deadline: Instant, work: F) -> impl Future<Output
     DEADLINE.scope(deadline, work)
 }
 
-/// How long the try that runs in this task may still take; nothing when no policy limits it.
+/// How long what runs in this task may still take; nothing when no policy limits it.
 pub(crate) fn remaining() -> Option<Duration> {
     DEADLINE
         .try_with(|deadline| deadline.saturating_duration_since(Instant::now()))

@@ -7,8 +7,9 @@
 //! Fails with the error of the last try, unchanged; with [`IpcError::Timeout`] when the time is over;
 //! and with `UNAVAILABLE` and `google.rpc.RetryInfo` when the breaker lets nothing through. Holds no
 //! queue: a call waits in the future of its caller for at most its total time, and dropping that
-//! future cancels the try.
+//! future cancels the try. A stream is under the policy to its end ([`ResiliencePolicy::stream`]).
 
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -16,16 +17,18 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::Stream;
+use futures_util::stream::BoxStream;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::backoff::{Backoff, Random};
-use super::breaker::{Breaker, BreakerOpen};
+use super::breaker::{Breaker, BreakerOpen, Permit};
 use super::budget::RetryBudget;
 use super::deadline;
 use super::settings::Resilience;
-use super::verdict::{self, Again, outcome_of};
+use super::verdict::{self, Again, Outcome, outcome_of_error};
 use crate::error::{IpcError, IpcResult};
 
 /// What a call may cost, and whether it may happen twice.
@@ -102,53 +105,108 @@ impl ResiliencePolicy {
         self.call_as(kind, attempt).await
     }
 
-    /// As [`call`](Self::call), with all that can be said about the call.
+    /// As [`call`](Self::call), with all that can be said about the call. For one that answers with a
+    /// stream see [`stream`](Self::stream).
     ///
     /// # Errors
     /// See the module.
-    pub async fn call_as<T, F, A>(&self, kind: CallKind, mut attempt: F) -> IpcResult<T>
+    pub async fn call_as<T, F, A>(&self, kind: CallKind, attempt: F) -> IpcResult<T>
     where
         F: FnMut() -> A,
         A: Future<Output = IpcResult<T>>,
     {
-        self.budget.deposit();
         let deadline = Instant::now() + self.total(kind);
+        let told = |until| until;
+        let (answer, permit) = self.begin(kind, deadline, told, attempt).await?;
+        permit.record(Outcome::Success);
+        Ok(answer)
+    }
+
+    /// As [`call_as`](Self::call_as), for a call that answers with a stream of messages: tries are
+    /// made until it has begun, and the rest is under the policy as well.
+    ///
+    /// The breaker counts the stream when it ends: as a success when it ends well, or when its reader
+    /// drops it after a message; else by its status. Dropped unread, or while its reader waits, it
+    /// counts for nothing. It must end within the total time of the call, its beginning and the
+    /// pauses of its reader included; then comes DEADLINE_EXCEEDED, a failure of the service if the
+    /// reader was waiting for it, and the stream below is dropped. After an error it is over.
+    ///
+    /// # Errors
+    /// See the module; for the time until the stream has begun.
+    pub async fn stream<T, S, F, A>(
+        &self,
+        kind: CallKind,
+        attempt: F,
+    ) -> IpcResult<BoxStream<'static, Result<T, Status>>>
+    where
+        T: Send + 'static,
+        S: Stream<Item = Result<T, Status>> + Send + Unpin + 'static,
+        F: FnMut() -> A,
+        A: Future<Output = IpcResult<S>>,
+    {
+        let limit = self.total(kind);
+        let deadline = Instant::now() + limit;
+        // What is told ends the whole stream, so it is not the time of the try.
+        let told = |_| deadline;
+        let (stream, permit) = self.begin(kind, deadline, told, attempt).await?;
+        let late = format!("{}: the stream did not end within {limit:?}", self.name);
+        Ok(stream::until(deadline, late, stream, permit))
+    }
+
+    /// Tries until there is an answer; how it ends for the breaker is up to the caller.
+    ///
+    /// `told`: the deadline of which the transport is told, given that of the try.
+    async fn begin<T, F, A>(
+        &self,
+        kind: CallKind,
+        deadline: Instant,
+        told: impl Fn(Instant) -> Instant,
+        mut attempt: F,
+    ) -> IpcResult<(T, Permit)>
+    where
+        F: FnMut() -> A,
+        A: Future<Output = IpcResult<T>>,
+    {
+        let mut permit = self.breaker.try_acquire().map_err(|open| refuse(&open))?;
+        self.budget.deposit();
         let mut tries = 0;
-        let mut last = None;
         loop {
-            let permit = match self.breaker.try_acquire() {
-                Ok(permit) => permit,
-                // It opened while this call waited; why its own try failed says more.
-                Err(refusal) => return Err(last.unwrap_or_else(|| refuse(&refusal))),
-            };
-            let result = self.attempt(kind, deadline, attempt()).await;
-            permit.record(outcome_of(&result));
-            tries += 1;
-            let error = match result {
-                Ok(answer) => return Ok(answer),
+            let until = self.until(kind, deadline);
+            let work = deadline::scope(told(until), attempt());
+            let error = match self.attempt(until, work).await {
+                Ok(answer) => return Ok((answer, permit)),
                 Err(error) => error,
             };
+            permit.record(outcome_of_error(&error));
+            tries += 1;
             let Some(wait) = self.wait(kind, tries, &error, deadline) else {
                 return Err(error);
             };
             tracing::debug!(policy = self.name, tries, ?wait, %error, "trying again");
-            last = Some(error);
             sleep(wait).await;
+            permit = match self.breaker.try_acquire() {
+                Ok(permit) => permit,
+                // It opened while this call waited; why its own try failed says more.
+                Err(_) => return Err(error),
+            };
+        }
+    }
+
+    /// When a try that begins now must have ended.
+    fn until(&self, kind: CallKind, deadline: Instant) -> Instant {
+        match kind {
+            CallKind::Repeatable => deadline.min(Instant::now() + self.settings.try_timeout),
+            CallKind::Once | CallKind::Work => deadline,
         }
     }
 
     async fn attempt<T>(
         &self,
-        kind: CallKind,
-        deadline: Instant,
-        attempt: impl Future<Output = IpcResult<T>>,
+        until: Instant,
+        work: impl Future<Output = IpcResult<T>>,
     ) -> IpcResult<T> {
         let start = Instant::now();
-        let until = match kind {
-            CallKind::Repeatable => deadline.min(start + self.settings.try_timeout),
-            CallKind::Once | CallKind::Work => deadline,
-        };
-        match timeout_at(until, deadline::scope(until, attempt)).await {
+        match timeout_at(until, work).await {
             Ok(Err(error)) if verdict::is_expired(&error) => {}
             Ok(result) => return result,
             Err(_) => {}

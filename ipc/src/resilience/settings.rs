@@ -10,12 +10,15 @@ const MAX_TIME: Duration = Duration::from_secs(24 * 3600);
 /// How a client deals with a service that fails or stalls.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resilience {
-    /// How long one try of a repeatable call may take (default 10 s). A try of any other call may
-    /// take all the time that is left: to give it up is of no use when it can't be repeated.
+    /// How long one try of a repeatable call may take, for a stream: to begin (default 10 s). A try of
+    /// any other call may take all the time that is left: to give it up is of no use when it can't be
+    /// repeated.
     pub try_timeout: Duration,
-    /// How long a call may take, tries and waits together (default 30 s).
+    /// How long a call may take, tries and waits together (default 30 s). A stream must have ended by
+    /// then.
     pub total_timeout: Duration,
-    /// As `total_timeout`, for calls that run models: chains and chats (default 300 s).
+    /// As `total_timeout`, for calls that run models: chains and chats, as a stream or not (default
+    /// 300 s).
     pub work_timeout: Duration,
     /// How often a call is tried at most, the first try included (1 to 10, default 3).
     pub max_tries: u32,
@@ -25,7 +28,8 @@ pub struct Resilience {
     /// The longest wait that the doubling leads to (default 2 s). A server that names a longer one
     /// gets it.
     pub backoff_max: Duration,
-    /// How many retries a call pays for (0 to 1, default 0.2: one retry for five calls).
+    /// How many retries a call pays for (0 to 1, default 0.2: one retry for five calls). One that the
+    /// breaker refuses pays for none.
     pub retry_ratio: f64,
     /// Retries per second that are free, so that a client with few calls can retry at all (up to
     /// 1000, default 10).
@@ -52,7 +56,8 @@ pub struct BreakerSettings {
     /// The longest time that it stays open (default 30 s).
     pub open_max: Duration,
     /// How many probes may be under way at once after that (up to 100, default 1). As many must
-    /// succeed before it closes; one failure opens it again.
+    /// succeed before it closes; one failure opens it again. When none went for as long as it was
+    /// open, since those under way take so long, one more may go, and so on for up to 100 more.
     pub probes: u32,
 }
 

@@ -44,7 +44,7 @@ pub fn outcome_of<T>(result: &IpcResult<T>) -> Outcome {
     }
 }
 
-pub(crate) fn outcome_of_status(status: &Status) -> Outcome {
+pub(super) fn outcome_of_status(status: &Status) -> Outcome {
     match origin(status) {
         Origin::Server => outcome_of_code(status.code()),
         Origin::Here(error) => outcome_of_error(error),
@@ -52,7 +52,7 @@ pub(crate) fn outcome_of_status(status: &Status) -> Outcome {
     }
 }
 
-fn outcome_of_error(error: &IpcError) -> Outcome {
+pub(super) fn outcome_of_error(error: &IpcError) -> Outcome {
     match error {
         IpcError::Status(status) => outcome_of_status(status),
         // A bad URL says nothing about a server.

@@ -7,9 +7,12 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use intellirouter::clients::{
     ChainEngineClient, GrpcChainEngineClient, GrpcRouterClient, MockRouterClient,
-    ResilientChainEngineClient, ResilientRouterClient, RouterClient,
+    ResilientChainEngineClient, ResilientRouterClient, ResponseStream, RouterClient,
 };
-use intellirouter::resilience::{BreakerSettings, BreakerState, Resilience, ResiliencePolicy};
+use intellirouter::generated::intellirouter::chain_engine::v1::ChainExecutionEvent;
+use intellirouter::resilience::{
+    BreakerSettings, BreakerState, OpenReason, Resilience, ResiliencePolicy,
+};
 use intellirouter::{IpcError, IpcResult};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -183,30 +186,76 @@ async fn a_connection_that_breaks_during_a_call_is_a_failure_that_only_repeatabl
     }
 }
 
+async fn stream(
+    client: &dyn ChainEngineClient,
+    input: &str,
+) -> IpcResult<ResponseStream<ChainExecutionEvent>> {
+    let (id, input) = (Some("c-1".to_owned()), input.to_owned());
+    client
+        .stream_chain_execution(id, None, input, HashMap::new(), None)
+        .await
+}
+
 #[tokio::test]
-async fn a_stream_is_not_cut_at_the_deadline_of_its_beginning_and_its_break_counts() {
+async fn a_stream_is_told_the_deadline_of_the_whole_and_counts_as_it_ends() {
     let server = Running::start().await;
     let policy = policy(settings());
     let client = client(&server, &policy).await;
-    let open = async |input: &str| {
-        let (id, input) = (Some("c-1".to_owned()), input.to_owned());
-        client
-            .stream_chain_execution(id, None, input, HashMap::new(), None)
-            .await
-    };
 
-    let events: Vec<_> = open("").await.unwrap().try_collect().await.unwrap();
+    let events: Vec<_> = stream(&client, "")
+        .await
+        .unwrap()
+        .try_collect()
+        .await
+        .unwrap();
     assert_eq!(events.len(), 2);
-    assert_eq!(server.script.timeouts(), [None]);
-    assert_eq!(policy.breaker().describe().failures, 0);
+    let timeout = server.script.timeouts().remove(0).unwrap();
+    // Milliseconds, the finest unit in which eight digits hold 300 s.
+    let millis: u64 = timeout.strip_suffix('m').unwrap().parse().unwrap();
+    assert!((240_000..=300_000).contains(&millis), "{millis}");
+    let report = policy.breaker().describe();
+    assert_eq!((report.calls, report.failures), (1, 0));
 
-    let broken: Result<Vec<_>, _> = open("break").await.unwrap().try_collect().await;
+    let broken: Result<Vec<_>, _> = stream(&client, "break").await.unwrap().try_collect().await;
     assert_eq!(broken.unwrap_err().message(), "the engine is gone");
-    assert_eq!(policy.breaker().describe().failures, 1);
+    let report = policy.breaker().describe();
+    assert_eq!((report.calls, report.failures), (2, 1));
 
     server.script.fail_next(1);
-    assert!(open("").await.is_err());
-    assert_eq!(policy.breaker().describe().failures, 2);
+    assert!(stream(&client, "").await.is_err());
+    let report = policy.breaker().describe();
+    assert_eq!((report.calls, report.failures), (3, 2));
+}
+
+#[tokio::test]
+async fn streams_that_begin_well_and_break_off_open_the_breaker() {
+    let server = Running::start().await;
+    let policy = policy(settings());
+    let client = client(&server, &policy).await;
+    for _ in 0..3 {
+        let broken: Result<Vec<_>, _> = stream(&client, "break").await.unwrap().try_collect().await;
+        broken.unwrap_err();
+    }
+    let report = policy.breaker().describe();
+    assert_eq!(report.state, BreakerState::Open);
+    assert_eq!(report.reason, Some(OpenReason::ConsecutiveFailures(3)));
+}
+
+#[tokio::test]
+async fn a_stream_that_stalls_ends_when_the_time_of_its_call_is_over() {
+    let server = Running::start().await;
+    let policy = policy(Resilience {
+        work_timeout: Duration::from_millis(100),
+        ..settings()
+    });
+    let client = client(&server, &policy).await;
+    let mut events = stream(&client, "stall").await.unwrap();
+    assert!(events.try_next().await.unwrap().is_some());
+    let ended = tokio::time::timeout(NEVER, events.try_next());
+    let status = ended.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(status.message().contains("chain_engine"), "{status}");
+    assert_eq!(policy.breaker().describe().failures, 1);
 }
 
 #[tokio::test]

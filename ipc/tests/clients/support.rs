@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 use intellirouter::generated::intellirouter::{chain_engine, common, model_registry};
 use std::pin::Pin;
 use std::time::Duration;
@@ -158,6 +158,10 @@ impl ChainEngine for Script {
         };
         let end = match request.into_inner().input.as_str() {
             "not found" => Err(rich_error()),
+            "stall" => {
+                let items = stream::iter([event(EventType::StepStarted)]).chain(stream::pending());
+                return Ok(Response::new(Box::pin(items)));
+            }
             "break" => Err(Status::unavailable("the engine is gone")),
             _ => event(EventType::ChainCompleted),
         };

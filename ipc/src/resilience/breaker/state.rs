@@ -10,6 +10,9 @@ use crate::resilience::backoff::Backoff;
 use crate::resilience::settings::BreakerSettings;
 use crate::resilience::verdict::Outcome;
 
+/// How many more probes than the settings say may be under way, because they take too long.
+const MAX_OVERDUE: u32 = 100;
+
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) state: State,
@@ -27,8 +30,20 @@ pub(super) struct Core {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum State {
     Closed,
-    Open { until: Instant },
-    HalfOpen { probes: u32, succeeded: u32 },
+    Open { until: Instant, wait: Duration },
+    HalfOpen(Probing),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Probing {
+    pub(super) under_way: u32,
+    succeeded: u32,
+    // How many went because no probe had ended for too long.
+    overdue: u32,
+    // What is too long: the time that it was open.
+    patience: Duration,
+    // When it is too long since the last one went.
+    until: Instant,
 }
 
 /// A change of state, to be logged when the lock is gone.
@@ -59,21 +74,17 @@ impl Core {
     ) -> (Result<(), Duration>, Option<Change>) {
         let wait = match &mut self.state {
             State::Closed => return (Ok(()), None),
-            State::Open { until } if now >= *until => {
+            State::Open { until, wait } if now >= *until => {
+                let probing = Probing::first(now, *wait);
                 self.epoch += 1;
-                self.state = State::HalfOpen {
-                    probes: 1,
-                    succeeded: 0,
-                };
+                self.state = State::HalfOpen(probing);
                 return (Ok(()), Some(Change::HalfOpened));
             }
-            State::Open { until } => *until - now,
-            State::HalfOpen { probes, succeeded } if *probes + *succeeded < settings.probes => {
-                *probes += 1;
-                return (Ok(()), None);
-            }
-            // Nobody knows how long the probes take. If they fail, it is about this long at least.
-            State::HalfOpen { .. } => settings.open_min,
+            State::Open { until, .. } => *until - now,
+            State::HalfOpen(probing) => match probing.admit(now, settings) {
+                Ok(()) => return (Ok(()), None),
+                Err(wait) => wait,
+            },
         };
         self.refused += 1;
         (Err(wait), None)
@@ -95,16 +106,16 @@ impl Core {
                 return None;
             }
             (State::Closed, Outcome::Failure) => self.fail(now, settings)?,
-            (State::HalfOpen { probes, .. }, Outcome::Ignored) => {
-                *probes -= 1;
+            (State::HalfOpen(probing), Outcome::Ignored) => {
+                probing.under_way -= 1;
                 return None;
             }
-            (State::HalfOpen { probes, succeeded }, Outcome::Success) => {
-                *probes -= 1;
-                *succeeded += 1;
-                return (*succeeded >= settings.probes).then(|| self.close());
+            (State::HalfOpen(probing), Outcome::Success) => {
+                probing.under_way -= 1;
+                probing.succeeded += 1;
+                return (probing.succeeded >= settings.probes).then(|| self.close());
             }
-            (State::HalfOpen { .. }, Outcome::Failure) => OpenReason::ProbeFailed,
+            (State::HalfOpen(_), Outcome::Failure) => OpenReason::ProbeFailed,
         };
         Some(self.open(now, reason, open_times))
     }
@@ -128,7 +139,8 @@ impl Core {
     fn open(&mut self, now: Instant, reason: OpenReason, open_times: &Backoff) -> Change {
         self.trips = self.trips.saturating_add(1);
         let wait = open_times.delay(self.trips);
-        self.state = State::Open { until: now + wait };
+        let until = now + wait;
+        self.state = State::Open { until, wait };
         self.epoch += 1;
         self.reason = Some(reason);
         self.opened += 1;
@@ -143,5 +155,35 @@ impl Core {
         self.trips = 0;
         self.consecutive_failures = 0;
         Change::Closed
+    }
+}
+
+impl Probing {
+    fn first(now: Instant, patience: Duration) -> Self {
+        Self {
+            under_way: 1,
+            succeeded: 0,
+            overdue: 0,
+            patience,
+            until: now + patience,
+        }
+    }
+
+    /// Lets a probe go, or says when to ask again.
+    fn admit(&mut self, now: Instant, settings: &BreakerSettings) -> Result<(), Duration> {
+        if self.under_way + self.succeeded >= settings.probes + self.overdue {
+            // Nobody knows how long the probes take. If they fail, it is about this long at least.
+            let wait = settings.open_min;
+            if self.overdue == MAX_OVERDUE {
+                return Err(wait);
+            }
+            if now < self.until {
+                return Err(wait.min(self.until - now));
+            }
+            self.overdue += 1;
+        }
+        self.under_way += 1;
+        self.until = now + self.patience;
+        Ok(())
     }
 }

@@ -357,6 +357,44 @@ async fn a_call_that_its_caller_drops_counts_for_nothing_and_frees_the_probe() {
     assert_eq!(policy.breaker().describe().state, BreakerState::Closed);
 }
 
+#[tokio::test(start_paused = true)]
+async fn calls_that_the_breaker_refuses_pay_for_no_retry() {
+    let policy = policy(Resilience {
+        retry_ratio: 0.5,
+        retries_per_second: 0,
+        ..fragile().settings
+    });
+    for _ in 0..2 {
+        let service = Service::failing([unavailable()]);
+        policy.call(false, || service.call()).await.unwrap_err();
+    }
+    let service = Service::failing([]);
+    for _ in 0..100 {
+        policy.call(true, || service.call()).await.unwrap_err();
+    }
+    assert_eq!(service.calls(), 0);
+    assert!(policy.budget.withdraw(), "paid by the two that were made");
+    assert!(!policy.budget.withdraw());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_call_that_is_the_probe_keeps_others_out_no_longer_than_it_was_open() {
+    let policy = fragile();
+    for _ in 0..2 {
+        policy.call(false, stall).await.unwrap_err();
+    }
+    tokio::time::advance(Duration::from_secs(4)).await;
+    let long = policy.call_as(CallKind::Work, stall);
+    tokio::pin!(long);
+    assert!(long.as_mut().now_or_never().is_none());
+
+    let service = Service::failing([]);
+    policy.call(true, || service.call()).await.unwrap_err();
+    tokio::time::advance(Duration::from_secs(4)).await;
+    policy.call(true, || service.call()).await.unwrap();
+    assert_eq!(policy.breaker().describe().state, BreakerState::Closed);
+}
+
 #[test]
 fn wrong_settings_are_refused() {
     let wrong = Resilience {
