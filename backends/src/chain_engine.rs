@@ -9,9 +9,10 @@
 //! A call that cannot be served fails with a gRPC status and `google.rpc` details: a malformed
 //! request, also a template that can't be read, INVALID_ARGUMENT and `BadRequest`, which names each
 //! field and what was expected; an unknown chain or execution, and one of another caller, NOT_FOUND
-//! with `ResourceInfo`; too many executions RESOURCE_EXHAUSTED with `QuotaFailure` and `RetryInfo`;
-//! a database that fails, or an engine that stops, UNAVAILABLE with `RetryInfo`. How an execution
-//! ended is in the answer: `status` SUCCESS, ERROR, TIMEOUT or CANCELLED, and `error`, whose `code`
+//! with `ResourceInfo`; too many executions, in all or of one caller, or too many templates to read,
+//! RESOURCE_EXHAUSTED with `QuotaFailure` and `RetryInfo`; a database that fails, or an engine that
+//! stops, UNAVAILABLE with `RetryInfo`; a time that is over before an execution has begun
+//! DEADLINE_EXCEEDED. How an execution ended is in the answer: `status` SUCCESS, ERROR, TIMEOUT or CANCELLED, and `error`, whose `code`
 //! is one of TEMPLATE, TOO_LARGE, OUTPUT_NOT_JSON, ROUTER_FAILED, TIMEOUT, CANCELLED, INTERRUPTED,
 //! STORAGE or INTERNAL.
 //!
@@ -20,6 +21,7 @@
 //! are held for templates, for the answer, and for a reader that has not come to them yet.
 
 mod access;
+mod compile;
 mod deadline;
 mod error;
 mod execution;
@@ -48,6 +50,7 @@ use std::time::Duration;
 use intellirouter::clients::RouterClient;
 use prometheus_client::registry::Registry;
 
+use self::compile::Compiler;
 use self::execution::Running;
 use self::failure::Failure;
 use self::metrics::Metrics;
@@ -66,6 +69,9 @@ const TO_RECORD: Duration = Duration::from_secs(5);
 pub struct ChainEngineSettings {
     /// Most executions at a time. 100 unless set.
     pub max_executions: usize,
+    /// Most executions of one caller at a time; a caller with the role `service` has no such bound,
+    /// as it speaks for many. 25 unless set.
+    pub max_executions_of_one: usize,
     /// How long an execution may take if its request does not say. 300 seconds unless set; never
     /// longer than [`limits::TIMEOUT_SECONDS`].
     pub timeout: Duration,
@@ -83,6 +89,7 @@ impl Default for ChainEngineSettings {
     fn default() -> Self {
         Self {
             max_executions: 100,
+            max_executions_of_one: 25,
             timeout: Duration::from_secs(300),
             keep_executions: 10_000,
             keep_for: Duration::from_secs(7 * 24 * 3600),
@@ -108,7 +115,8 @@ impl Default for ChainEngineSettings {
 /// **ExecuteChain** and **StreamChainExecution** may take the time of the request's
 /// `timeout_seconds` (0: that of the settings), or of the caller's own deadline if it is shorter. The
 /// end of the time, a cancellation, and a caller that goes away end an execution at once, also
-/// within a step. A stream that is not read stops only its own execution, until its time is over.
+/// within a step; its place among those that run is free when the templates that are compiled for it
+/// are done. A stream that is not read stops only its own execution, until its time is over.
 ///
 /// **GetChainStatus** and **CancelChainExecution** are open to whoever started the execution, and
 /// to the roles `operator`, `service` and `admin`; for others it does not exist. A cancellation
@@ -127,6 +135,7 @@ struct Parts {
     events: Events,
     metrics: Metrics,
     running: Arc<Running>,
+    compiler: Compiler,
 }
 
 impl Parts {
@@ -153,9 +162,14 @@ impl ChainEngine {
         events: Events,
     ) -> Result<Self, StorageError> {
         let metrics = Metrics::default();
-        let running = Running::new(settings.max_executions, metrics.running.clone());
+        let running = Running::new(
+            settings.max_executions,
+            settings.max_executions_of_one,
+            metrics.running.clone(),
+        );
         let parts = Parts {
             running: Arc::new(running),
+            compiler: Compiler::new(),
             settings,
             database,
             router,

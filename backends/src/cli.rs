@@ -2,7 +2,9 @@
 //!
 //! Owns arguments, signals and exit codes: 0, 64 for bad usage or settings (`EX_USAGE` of
 //! sysexits), 1 otherwise. Every argument can be given as an environment variable; secrets are
-//! given as files. A process says on stdout where it listens, once it does; logs go to stderr.
+//! given as files. A process says on stdout where it listens, once it does; logs go to stderr. It is
+//! ready unless it drains or its database takes no writes; a router or event store that is away fails
+//! what needs it, and is told there.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -10,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use intellirouter::admin::{self, Readiness, ServicePage};
@@ -20,7 +23,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::connectors::{ConnectorSettings, NamedKey};
-use crate::services::{self, CredentialFiles, Credentials, Door, Metrics, Service, StartError};
+use crate::services::{
+    self, CredentialFiles, Credentials, DRAIN, Door, Metrics, Service, StartError,
+};
+use crate::storage::Database;
+
+/// How often a database that fails is tried.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// ModelRegistryService and RouterService of IntelliRouter.
 #[derive(Parser)]
@@ -280,6 +289,17 @@ where
     ExitCode::from(code)
 }
 
+/// Writes to databases that fail: nobody else may, as a service that is not ready is not called.
+async fn keep_trying(databases: Vec<Database>) {
+    loop {
+        tokio::time::sleep(TRY_AGAIN).await;
+        for database in databases.iter().filter(|one| one.is_failing()) {
+            // How it went, the database itself says and logs.
+            let _ = database.probe().await;
+        }
+    }
+}
+
 /// Serves until SIGINT or SIGTERM, then drains.
 async fn run(service: Service, admin: SocketAddr, metrics: Metrics) -> Result<(), StartError> {
     let other = |error: std::io::Error| StartError::Other(error.to_string());
@@ -291,10 +311,17 @@ async fn run(service: Service, admin: SocketAddr, metrics: Metrics) -> Result<()
     let mut interrupt = signal(SignalKind::interrupt()).map_err(other)?;
     let stop = CancellationToken::new();
     let draining = stop.clone();
+    let databases = service.databases().to_vec();
+    let trying = tokio::spawn(keep_trying(databases.clone()));
     // An event store that is away stops events, not calls.
-    let ready = move || match draining.is_cancelled() {
-        true => Readiness::NotReady("draining".to_owned()),
-        false => Readiness::Ready,
+    let ready = move || {
+        if draining.is_cancelled() {
+            Readiness::NotReady("draining".to_owned())
+        } else if databases.iter().any(Database::is_failing) {
+            Readiness::NotReady("the database fails".to_owned())
+        } else {
+            Readiness::Ready
+        }
     };
     let page = Arc::new(ServicePage::new(Arc::new(metrics.into_registry()), ready));
     let page = tokio::spawn(admin::serve(listener, page));
@@ -306,7 +333,7 @@ async fn run(service: Service, admin: SocketAddr, metrics: Metrics) -> Result<()
         "listening on https://{address}\nadmin on http://{admin}"
     )
     .and_then(|()| out.flush());
-    let mut serving = std::pin::pin!(service.serve(stop.clone()));
+    let mut serving = std::pin::pin!(service.serve(stop.clone(), DRAIN));
     let served = tokio::select! {
         served = &mut serving => Some(served),
         _ = terminate.recv() => None,
@@ -321,5 +348,6 @@ async fn run(service: Service, admin: SocketAddr, metrics: Metrics) -> Result<()
         }
     };
     page.abort();
+    trying.abort();
     served.map_err(|error| StartError::Other(error.to_string()))
 }

@@ -36,6 +36,24 @@ use self::openai::OpenAi;
 pub use self::keys::NamedKey;
 pub use self::settings::ConnectorSettings;
 
+/// Additional parameters that no request may name: what decides who answers what and how, and what
+/// has a field of its own, which limits look at.
+pub(crate) const RESERVED_PARAMETERS: &[&str] = &[
+    "model",
+    "messages",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "user",
+    "tools",
+    "tool_choice",
+    "functions",
+    "function_call",
+    "response_format",
+];
+
 /// The connectors. Cheap to clone; all clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Connectors {

@@ -3,7 +3,8 @@
 //! Owns the queue between the work and the store, and the task that empties it. It does not own
 //! the events' shapes (the crate `intellirouter`'s). An event is tried until the store has it, each
 //! try with the same idempotency key, for 30 seconds at most. What the store did not take by then,
-//! and what comes while 1,024 events wait, is dropped, counted and logged.
+//! what comes while 1,024 events wait, and what is left when a flush is over, is dropped, counted and
+//! logged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +13,8 @@ use bytes::Bytes;
 use intellirouter::events::{ChannelName, EventLog, PublishError, TypedEvent};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 
 const WAITING: usize = 1024;
 const GIVE_UP: Duration = Duration::from_secs(30);
@@ -24,6 +25,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub struct Events {
     queue: mpsc::Sender<Item>,
     dropped: Counter,
+    /// When the flush that goes on is over.
+    end: watch::Sender<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -32,8 +35,9 @@ enum Item {
         channel: ChannelName,
         payload: Bytes,
     },
-    /// Answered when everything before it is sent or given up.
-    Flush(oneshot::Sender<()>),
+    /// Answered when everything before it is sent or given up, with how many events the end of the
+    /// flush came before.
+    Flush(oneshot::Sender<u64>),
 }
 
 impl Events {
@@ -43,8 +47,15 @@ impl Events {
         let events = Self {
             queue,
             dropped: Counter::default(),
+            end: watch::Sender::new(None),
         };
-        tokio::spawn(send_all(log, waiting, events.dropped.clone()));
+        let sender = Sender {
+            log,
+            waiting,
+            dropped: events.dropped.clone(),
+            end: events.end.subscribe(),
+        };
+        tokio::spawn(sender.send_all());
         events
     }
 
@@ -63,16 +74,22 @@ impl Events {
         }
     }
 
-    /// Waits until everything that was emitted before is sent or given up, at most `limit`.
+    /// Waits until everything that was emitted before is sent, at most `limit`; what is not sent by
+    /// then is dropped, counted, and logged as a number. For the end of a service: only one flush
+    /// goes on at a time.
     pub async fn flush(&self, limit: Duration) {
+        self.end.send_replace(Some(Instant::now() + limit));
         let (tell, told) = oneshot::channel();
-        let flushed = async {
-            if self.queue.send(Item::Flush(tell)).await.is_ok() {
-                let _ = told.await;
-            }
-        };
-        // What is not sent by then is named by whoever drops it.
-        let _ = timeout(limit, flushed).await;
+        // The end lets go of what waits, so that there is a place soon after it at the latest.
+        if self.queue.send(Item::Flush(tell)).await.is_ok()
+            && let Ok(count @ 1..) = told.await
+        {
+            tracing::warn!(
+                count,
+                "events were dropped: the store did not take them in time"
+            );
+        }
+        self.end.send_replace(None);
     }
 
     /// How many events were dropped since the start.
@@ -91,17 +108,58 @@ impl Events {
     }
 }
 
-async fn send_all(log: Arc<dyn EventLog>, mut waiting: mpsc::Receiver<Item>, dropped: Counter) {
-    while let Some(item) = waiting.recv().await {
-        match item {
-            Item::Flush(tell) => {
-                let _ = tell.send(());
-            }
-            Item::Event { channel, payload } => {
-                if let Err(error) = send(log.as_ref(), &channel, payload).await {
-                    drop_event(&dropped, &channel, &error.to_string());
+/// The other end of the queue.
+struct Sender {
+    log: Arc<dyn EventLog>,
+    waiting: mpsc::Receiver<Item>,
+    dropped: Counter,
+    end: watch::Receiver<Option<Instant>>,
+}
+
+impl Sender {
+    async fn send_all(mut self) {
+        let mut left = 0;
+        while let Some(item) = self.waiting.recv().await {
+            let (channel, payload) = match item {
+                Item::Flush(tell) => {
+                    // Whoever flushed may be gone.
+                    let _ = tell.send(std::mem::take(&mut left));
+                    continue;
+                }
+                Item::Event { channel, payload } => (channel, payload),
+            };
+            tokio::select! {
+                biased;
+                () = over(&mut self.end) => {
+                    self.dropped.inc();
+                    left += 1;
+                }
+                sent = send(self.log.as_ref(), &channel, payload) => {
+                    if let Err(error) = sent {
+                        drop_event(&self.dropped, &channel, &error.to_string());
+                    }
                 }
             }
+        }
+    }
+}
+
+/// Completes at the end of the flush that goes on, or of the next one.
+async fn over(end: &mut watch::Receiver<Option<Instant>>) {
+    loop {
+        let until = *end.borrow_and_update();
+        let passed = async {
+            match until {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = passed => return,
+            changed = end.changed() => if changed.is_err() {
+                // Nobody is left who could flush.
+                std::future::pending::<()>().await;
+            },
         }
     }
 }

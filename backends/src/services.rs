@@ -2,9 +2,9 @@
 //!
 //! Owns the way from settings to a server that listens, the same for a process of its own and for
 //! the all-in-one command. It does not own threads, signals or the command line. A start fails with
-//! [`StartError`] before anything is served. A service ends when it is told to: its calls have
-//! [`DRAIN`] to finish, then what still runs is recorded as interrupted; waiting events have
-//! [`FLUSH`].
+//! [`StartError`] before anything is served. A service ends when it is told to: what runs has some
+//! time to finish, [`DRAIN`] in a process of its own, then what still runs is recorded as
+//! interrupted; waiting events have [`FLUSH`]. What a service calls must end after it.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ use crate::model_registry::{ModelRegistry, RegistrySettings};
 use crate::router::{Router, RouterSettings};
 use crate::storage::{Database, StorageError};
 
-/// How long calls may go on after the stop.
+/// How long calls may go on after the stop of a service that is a process of its own.
 pub const DRAIN: Duration = Duration::from_secs(20);
 /// How long events that wait for the store are tried after that.
 pub const FLUSH: Duration = Duration::from_secs(2);
@@ -167,6 +167,7 @@ fn read(path: &Path) -> Result<Vec<u8>, StartError> {
 pub struct Service {
     server: BoundServer,
     events: Events,
+    databases: Vec<Database>,
     /// Ends what runs, and records it, within the given time.
     drain: Box<dyn FnOnce(Duration) -> BoxFuture<'static, ()> + Send>,
 }
@@ -177,15 +178,20 @@ impl Service {
         self.server.local_addr()
     }
 
-    /// Serves until `stop` is cancelled, then drains.
+    /// Where it keeps what it must not forget.
+    pub fn databases(&self) -> &[Database] {
+        &self.databases
+    }
+
+    /// Serves until `stop` is cancelled; what runs then has `drain` to finish.
     ///
     /// # Errors
-    /// [`IpcError::Timeout`] if calls still ran when the drain was over.
-    pub async fn serve(self, stop: CancellationToken) -> IpcResult<()> {
+    /// [`IpcError::Timeout`] if calls were still open 30 seconds after the stop.
+    pub async fn serve(self, stop: CancellationToken, drain: Duration) -> IpcResult<()> {
         let signal = stop.clone().cancelled_owned();
         let draining = async {
             stop.cancelled().await;
-            (self.drain)(DRAIN).await;
+            (self.drain)(drain).await;
         };
         let (served, ()) = tokio::join!(self.server.serve_with_shutdown(signal), draining);
         self.events.flush(FLUSH).await;
@@ -257,8 +263,11 @@ pub async fn model_registry(
     let connectors = Connectors::new(connectors)?;
     let models = door.data.join("model_registry.db");
     let strategies = door.data.join("router.db");
+    let models = Database::open(&models, crate::model_registry::MIGRATIONS)?;
+    let strategies = Database::open(&strategies, crate::router::MIGRATIONS)?;
+    let databases = vec![models.clone(), strategies.clone()];
     let registry = ModelRegistry::open(
-        Database::open(&models, crate::model_registry::MIGRATIONS)?,
+        models,
         RegistrySettings::default(),
         connectors.clone(),
         events.clone(),
@@ -269,7 +278,7 @@ pub async fn model_registry(
         registry.clone(),
         connectors,
         events.clone(),
-        Database::open(&strategies, crate::router::MIGRATIONS)?,
+        strategies,
     )
     .await?;
     events.register("model_registry", door.metrics.registry());
@@ -285,6 +294,7 @@ pub async fn model_registry(
     Ok(Service {
         server,
         events,
+        databases,
         drain: Box::new(|_| Box::pin(std::future::ready(()))),
     })
 }
@@ -302,6 +312,7 @@ pub async fn chain_engine(
         &door.data.join("chain_engine.db"),
         crate::chain_engine::MIGRATIONS,
     )?;
+    let databases = vec![database.clone()];
     let engine = ChainEngine::open(
         ChainEngineSettings::default(),
         database,
@@ -321,6 +332,7 @@ pub async fn chain_engine(
     Ok(Service {
         server,
         events,
+        databases,
         drain: Box::new(move |limit| Box::pin(async move { engine.drain(limit).await })),
     })
 }

@@ -17,6 +17,7 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -69,6 +70,7 @@ type Write = Box<dyn FnOnce(Result<&mut Transaction<'_>, StorageError>) -> Optio
 pub struct Database {
     writes: mpsc::Sender<Write>,
     readers: Arc<Readers>,
+    failing: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -102,9 +104,11 @@ impl Database {
             .collect::<Result<_, _>>()
             .map_err(|error| refuse(error.to_string()))?;
         let (writes, waiting) = mpsc::channel(WAITING_WRITES);
+        let failing = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&failing);
         std::thread::Builder::new()
             .name("storage".to_owned())
-            .spawn(move || write_all(connection, waiting))
+            .spawn(move || write_all(connection, waiting, &tell))
             .map_err(|error| refuse(error.to_string()))?;
         Ok(Self {
             writes,
@@ -113,7 +117,28 @@ impl Database {
                 connections: Mutex::new(readers),
                 _lock: lock,
             }),
+            failing,
         })
+    }
+
+    /// Whether the last commit failed: the disk is full or broken.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Writes without changing anything, to learn whether the disk takes it.
+    ///
+    /// # Errors
+    /// The [`StorageError`] that stopped it.
+    pub async fn probe(&self) -> Result<(), StorageError> {
+        // It is written even if it is the same.
+        self.write(|db| {
+            let version =
+                db.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0))?;
+            Ok(db.pragma_update(None, "user_version", version)?)
+        })
+        .await
     }
 
     /// Runs `work` in a transaction and returns what it gave once the commit is on disk. An error
@@ -314,11 +339,11 @@ fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
 }
 
 /// The writing thread: ends when the database is closed.
-fn write_all(mut connection: Connection, mut waiting: mpsc::Receiver<Write>) {
+fn write_all(mut connection: Connection, mut waiting: mpsc::Receiver<Write>, failing: &AtomicBool) {
     while let Some(first) = waiting.blocking_recv() {
         let more = std::iter::from_fn(|| waiting.try_recv().ok());
         let batch = std::iter::once(first).chain(more).take(WRITES_PER_COMMIT);
-        if let Err(error) = commit(&mut connection, batch) {
+        if let Err(error) = commit(&mut connection, batch, failing) {
             tracing::error!(%error, "a write to the database failed");
         }
     }
@@ -327,10 +352,16 @@ fn write_all(mut connection: Connection, mut waiting: mpsc::Receiver<Write>) {
 fn commit(
     connection: &mut Connection,
     batch: impl Iterator<Item = Write>,
+    failing: &AtomicBool,
 ) -> Result<(), StorageError> {
     let mut batch = batch.collect::<Vec<_>>().into_iter();
     let mut answers = Vec::new();
     let outcome = fill(connection, &mut batch, &mut answers);
+    // Before the answers: whoever has one can rely on it. A transaction that nothing was done in
+    // says nothing about the disk.
+    if outcome.is_err() || !answers.is_empty() {
+        failing.store(outcome.is_err(), Ordering::Relaxed);
+    }
     for answer in answers {
         if catch_unwind(AssertUnwindSafe(|| answer(outcome.clone()))).is_err() {
             tracing::error!("what follows a write to the database panicked");

@@ -3,7 +3,8 @@
 //! Every port is bound before anything is served, so that a taken port is an
 //! error at start and not a gateway without a door. Stopping: the listener
 //! closes, health and readiness say no, connections hear GOAWAY, event streams
-//! end with a word; calls may go on for the drain timeout and are cut then.
+//! end with a word; calls may go on for the drain timeout, and those still open
+//! then end with the process.
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
@@ -115,8 +116,11 @@ impl Bound {
         tokio::select! {
             _ = workers.recv() => tracing::info!("drained"),
             () = tokio::time::sleep(limit) => {
-                let cut = gateway.telemetry.open_calls.load(Ordering::Relaxed);
-                tracing::warn!(cut, "drain timeout: the calls still open are cut");
+                let open = gateway.telemetry.open_calls.load(Ordering::Relaxed);
+                tracing::warn!(
+                    open_calls = open,
+                    "drain timeout: the calls still open end with the process"
+                );
             }
             _ = interrupt.recv() => tracing::warn!("interrupted twice: stopping at once"),
         }

@@ -243,6 +243,9 @@ class ChainCases:
             (["chain.steps[1].input_template"], self.request(good, step(id="b", input_template="{{#if}"))),
             (["chain.steps[1].input_template"], self.request(good, step(id="b", input_template="{{> file}}"))),
             (["chain.steps[1].input_template"], self.request(good, step(id="b", input_template="{{steps.c.output}}"))),
+            (["chain.steps[1].input_template"], self.request(good, step(id="b", input_template="\\" * 16384))),
+            (["chain.steps[1].model"], self.request(good, chains.ChainStep(id="b", model="no such name"))),
+            (['chain.steps[1].parameters["n"]'], self.request(good, step(id="b", parameters={"n": "100"}))),
             (["timeout_seconds"], self.request(good, timeout_seconds=10**6)),
             (["input"], self.request(good, text="x" * 300_000)),
         ]:

@@ -3,7 +3,7 @@ runs this script ends that process when it is asked to."""
 
 from chain_cases import ChainCases
 from protocol import await_begin, check
-from services_kit import chains, common
+from services_kit import Code, chains, common, models
 
 
 class StopCases:
@@ -23,9 +23,36 @@ class StopCases:
         told = [event for event in call if event.WhichOneof("data") != "token_generated"]
         kinds = [event.WhichOneof("data") for event in told[-2:]]
         check(kinds == ["step_failed", "chain_failed"], told)
-        check(told[-1].chain_failed.error.code == "ROUTER_FAILED", told[-1])
+        away = ("ROUTER_FAILED", "the router can't be reached")
+        error = told[-1].chain_failed.error
+        check((error.code, error.message) == away, "what the transport says stays inside", told[-1])
         now = self.chains.status(execution)
         check((now.status, now.completed_steps) == (common.STATUS_ERROR, 1), now)
+        answer = self.chains.execute(self.chains.request(chains.ChainStep(id="only")))
+        check((answer.error.code, answer.error.message) == away, answer)
+
+    def an_execution_that_outlives_the_drain_is_interrupted(self):
+        call, _, _ = self.chains.stuck("stalls_midway")
+        await_begin("the gateway is stopped at once")
+        error = list(call)[-1].chain_failed.error
+        check(error.code == "INTERRUPTED", error)
+
+    def a_full_disk_refuses_what_must_be_kept(self):
+        kit = self.chains.kit
+        kit.local()
+        await_begin("the disk is full")
+        config = models.ConnectorConfig(type="local")
+        model = models.ModelMetadata(id=kit.new("late"), name="Late", provider="tests", connector_config=config)
+        request = models.RegisterModelRequest(metadata=model)
+        kit.refused(Code.UNAVAILABLE, "RetryInfo", kit.registry.RegisterModel, request)
+        await_begin("the disk has room again")
+        check(kit.register(model) == model.id)
+
+    def chains_run_without_redis(self):
+        model = self.chains.kit.local()
+        await_begin("redis is killed")
+        answer = self.chains.execute(self.chains.request(chains.ChainStep(id="only", model=model)))
+        check(answer.status == common.STATUS_SUCCESS, answer)
 
     def events_come_late_rather_than_never(self):
         model = self.chains.kit.local()

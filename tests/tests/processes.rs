@@ -14,7 +14,7 @@ use intellirouter_tests::redis::Redis;
 use intellirouter_tests::service::python;
 use intellirouter_tests::services::{self, Service, Services, chain_engine, model_registry, page};
 use intellirouter_tests::{Gateway, Process, Site, binary, scripts};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
 /// Every event of the services, as plain subscribers of Redis see them.
 const CHANNELS: [&str; 6] = [
@@ -226,6 +226,78 @@ fn without_redis_chains_run_and_their_events_come_when_it_is_back() {
         "redis is started again" => redis.restart(),
         other => panic!("nobody here does {other:?}"),
     });
+}
+
+#[test]
+fn events_that_redis_does_not_take_before_the_engine_ends_are_told_as_a_number() {
+    let Services {
+        site,
+        mut redis,
+        registry: _registry,
+        mut engine,
+        gateway,
+    } = Services::new();
+    let case = "chains_run_without_redis";
+    stop_case(&gateway, &site, case, |asked| {
+        assert_eq!(asked, "redis is killed");
+        redis.kill();
+    });
+    engine.process.signal(Signal::TERM);
+    let status = engine.process.wait();
+    assert_eq!(status.code(), Some(0), "{}", engine.process.output());
+    let lines = engine.process.error_lines();
+    let told = lines
+        .iter()
+        .find(|line| line.contains("events were dropped"));
+    // That of the step, and that of the chain.
+    assert!(
+        told.is_some_and(|line| line.contains("count=2")),
+        "{lines:?}"
+    );
+}
+
+/// The same command, whose process a write beyond the limit of [`bound_files`] does not end.
+fn surviving_full_disks(command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ && exec \"$@\"", "sh"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell
+}
+
+/// From here on no file of the process grows beyond this, in bytes.
+fn bound_files(process: &Process, bytes: Option<u64>) {
+    let id = i32::try_from(process.id()).unwrap();
+    let limit = Rlimit {
+        current: bytes,
+        maximum: None,
+    };
+    prlimit(Pid::from_raw(id), Resource::Fsize, limit).unwrap();
+}
+
+#[test]
+fn a_service_whose_disk_is_full_is_not_ready_until_it_can_write_again() {
+    let services = Services::with(Site::new(), Redis::start(), |registry| {
+        *registry = surviving_full_disks(registry);
+    });
+    let Service { process, admin, .. } = &services.registry;
+    let case = "a_full_disk_refuses_what_must_be_kept";
+    stop_case(
+        &services.gateway,
+        &services.site,
+        case,
+        |asked| match asked {
+            "the disk is full" => bound_files(process, Some(0)),
+            "the disk has room again" => {
+                let (status, why) = page(*admin, "/readyz");
+                assert!(status == 503 && why.contains("database"), "{status} {why}");
+                assert_eq!(page(*admin, "/livez").0, 200);
+                bound_files(process, None);
+                // It tries by itself, every 5 seconds.
+                while page(*admin, "/readyz").0 != 200 {}
+            }
+            other => panic!("nobody here does {other:?}"),
+        },
+    );
 }
 
 /// The text of the key `lent`.

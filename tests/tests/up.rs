@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use intellirouter_tests::service::python;
-use intellirouter_tests::{Process, Up, binary, here};
+use intellirouter_tests::{Process, Up, binary, here, scripts, services};
 use tempfile::TempDir;
 
 /// The printed block that begins with this comment, without it.
@@ -118,6 +118,33 @@ fn the_printed_chain_streams_its_tokens_and_its_events_are_followed_as_printed()
         });
     }
     up.stop();
+}
+
+#[test]
+fn an_execution_that_outlives_the_drain_is_interrupted_before_its_router_ends() {
+    let folder = TempDir::new().unwrap();
+    let mut up = Up::start(folder.path(), &["up"]);
+    let mut client = services::groups(&up.gateway, &up.secret(), &["stops"]);
+    client.args([
+        "--case",
+        "an_execution_that_outlives_the_drain_is_interrupted",
+    ]);
+    scripts::run_with(&client, |asked| {
+        assert_eq!(asked, "the gateway is stopped at once");
+        up.gateway.interrupt();
+        let draining = |line: &str| line.contains("draining").then_some(());
+        up.gateway.process.error_line("drain", draining);
+        // The second time it does not wait for calls.
+        up.gateway.interrupt();
+    });
+    let process = &mut up.gateway.process;
+    assert_eq!(process.wait().code(), Some(0), "{}", process.output());
+    let lines = process.error_lines();
+    let ended = lines.iter().find(|line| line.contains("execution ended"));
+    assert!(
+        ended.is_some_and(|line| line.contains("INTERRUPTED")),
+        "{lines:?}"
+    );
 }
 
 #[test]

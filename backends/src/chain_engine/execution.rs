@@ -1,6 +1,6 @@
 //! The executions that run now: how far each has come, and the way to stop it.
 //!
-//! Owns their list, its limit, and the one decision of how an execution ends: whoever comes first,
+//! Owns their list, its limits, and the one decision of how an execution ends: whoever comes first,
 //! a stop or the end of the work, has it. It does not own the work (`run`'s).
 
 use std::collections::HashMap;
@@ -113,6 +113,8 @@ impl Execution {
 /// All that run.
 pub(super) struct Running {
     max: usize,
+    /// Of one caller.
+    max_of_one: usize,
     state: Mutex<State>,
     count: watch::Sender<usize>,
     shown: Gauge,
@@ -120,24 +122,35 @@ pub(super) struct Running {
 
 #[derive(Default)]
 struct State {
-    executions: HashMap<String, Arc<Execution>>,
+    executions: HashMap<String, Entry>,
     /// No further ones are taken.
     closed: bool,
 }
 
+struct Entry {
+    execution: Arc<Execution>,
+    /// Whose share it takes, if anybody's.
+    share: Option<String>,
+}
+
 impl Running {
-    /// None, of at most `max`; `shown` tells how many there are.
-    pub(super) fn new(max: usize, shown: Gauge) -> Self {
+    /// None, of at most `max`, and `max_of_one` of one caller; `shown` tells how many there are.
+    pub(super) fn new(max: usize, max_of_one: usize, shown: Gauge) -> Self {
         Self {
             max,
+            max_of_one,
             state: Mutex::default(),
             count: watch::Sender::new(0),
             shown,
         }
     }
 
-    /// Adds one; it is there until the place is dropped.
-    pub(super) fn enter(self: &Arc<Self>, record: Record) -> Result<Place, EngineError> {
+    /// Adds one, in the share of a caller if one is given; it is there until the place is dropped.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        record: Record,
+        share: Option<String>,
+    ) -> Result<Place, EngineError> {
         let mut state = self.lock();
         if state.closed {
             return Err(EngineError::Stopping);
@@ -145,9 +158,21 @@ impl Running {
         if state.executions.len() >= self.max {
             return Err(EngineError::TooManyExecutions { max: self.max });
         }
+        if let Some(subject) = &share
+            && state.taken_by(subject) >= self.max_of_one
+        {
+            return Err(EngineError::TooManyOfOne {
+                subject: subject.clone(),
+                max: self.max_of_one,
+            });
+        }
         let id = record.id.clone();
         let execution = Arc::new(Execution::new(record));
-        state.executions.insert(id.clone(), Arc::clone(&execution));
+        let entry = Entry {
+            execution: Arc::clone(&execution),
+            share,
+        };
+        state.executions.insert(id.clone(), entry);
         self.counted(&state);
         Ok(Place {
             id,
@@ -157,7 +182,9 @@ impl Running {
     }
 
     pub(super) fn get(&self, id: &str) -> Option<Arc<Execution>> {
-        self.lock().executions.get(id).cloned()
+        let state = self.lock();
+        let entry = state.executions.get(id)?;
+        Some(Arc::clone(&entry.execution))
     }
 
     /// Takes no further ones, waits for those that run, at most `limit`, and stops the rest.
@@ -166,9 +193,8 @@ impl Running {
         if self.empty(limit).await {
             return;
         }
-        let left: Vec<_> = self.lock().executions.values().cloned().collect();
-        for execution in &left {
-            execution.stop(Stop::Interrupted);
+        for entry in self.lock().executions.values() {
+            entry.execution.stop(Stop::Interrupted);
         }
         if !self.empty(to_record).await {
             tracing::warn!("executions that were interrupted could not be recorded in time");
@@ -189,6 +215,13 @@ impl Running {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn taken_by(&self, subject: &str) -> usize {
+        let taken = |entry: &&Entry| entry.share.as_deref() == Some(subject);
+        self.executions.values().filter(taken).count()
     }
 }
 

@@ -4,6 +4,7 @@
 //! `error`'s. Messages are cut to [`ERROR_BYTES`]; they may repeat what the router said, but no
 //! input, output or variable.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use intellirouter::IpcError;
@@ -112,10 +113,22 @@ impl Failure {
         Self::new(Ended::Error, "OUTPUT_NOT_JSON", message)
     }
 
-    /// The router could not be asked, or refused.
+    /// The router could not be asked, or refused. What the way to it says is for operators.
     pub(super) fn router(error: IpcError) -> Self {
         let status = tonic::Status::from(error);
-        Self::new(Ended::Error, "ROUTER_FAILED", status.message())
+        // What the router itself said has no cause on this side.
+        let message = match status.source() {
+            None => status.message(),
+            Some(cause) => {
+                tracing::warn!(
+                    error = status.message(),
+                    cause,
+                    "the router can't be reached"
+                );
+                "the router can't be reached"
+            }
+        };
+        Self::new(Ended::Error, "ROUTER_FAILED", message)
             .with("grpc_code", format!("{:?}", status.code()))
     }
 

@@ -9,7 +9,8 @@
 pub const CHAIN_ID_BYTES: usize = 128;
 /// Longest id of a step, in bytes. Its characters are `A-Z a-z 0-9 _ -`.
 pub const STEP_ID_BYTES: usize = 64;
-/// Longest name of a chain, id of a model, and text of a request's context, in bytes.
+/// Longest name of a chain and text of a request's context, in bytes; what the router is told of a
+/// longer name of a caller, or an answer of a longer name of a model, is cut to it.
 pub const NAME_BYTES: usize = 256;
 /// Longest description of a chain or a step, in bytes.
 pub const DESCRIPTION_BYTES: usize = 4096;

@@ -12,15 +12,16 @@ use intellirouter_proto::intellirouter::chain_engine::v1::{
 };
 use intellirouter_proto::intellirouter::common::v1::{RequestContext, Status as Ended};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tonic::{Request, Status};
 use uuid::Uuid;
 
 use super::access::Caller;
+use super::compile::Compiled;
 use super::error::EngineError;
-use super::execution::Execution;
+use super::execution::{Execution, Place};
 use super::failure::Stop;
-use super::limits::TIMEOUT_SECONDS;
+use super::limits::{NAME_BYTES, TIMEOUT_SECONDS};
 use super::moment::Moment;
 use super::run::{self, Finished, Job, Tell};
 use super::sink::Sink;
@@ -64,34 +65,48 @@ impl ChainEngine {
         reader: Option<mpsc::Sender<ChainExecutionEvent>>,
     ) -> Result<Started, Status> {
         let arrived = Instant::now();
-        let subject = Caller::of(request.extensions()).subject();
+        let caller = Caller::of(request.extensions());
+        let (subject, share) = (caller.subject(), caller.share());
         let callers = deadline::of_caller(request.metadata());
         let request = request.into_inner();
         validate::execution(&request)?;
         let limit = limit(&request, callers, self.parts.settings.timeout);
+        let deadline = arrived + limit;
         let id = Uuid::new_v4().to_string();
         // Before the chain is read and compiled, so that only so many are at a time.
-        let place = self.parts.running.enter(record(&id, subject.clone()));
+        let record = record(&id, subject.clone());
+        let place = self.parts.running.enter(record, share);
         let place = place.inspect_err(|_| {
             self.parts.metrics.refused.inc();
         })?;
-        let chain = chain(&self.parts, request.chain_identifier).await?;
-        let (steps, templates) = validate::templates(chain.steps).await?;
-        place.execution.plan(&chain.id, steps.len());
+        let execution = Arc::clone(&place.execution);
+        let (chain_id, compiled) = tokio::select! {
+            biased;
+            // Nobody knows its id yet, so that only the engine's end can stop it.
+            _ = execution.stopped() => Err(EngineError::Stopping.into()),
+            () = sleep_until(deadline) => Err(EngineError::NoTimeLeft(limit).into()),
+            ready = prepare(&self.parts, request.chain_identifier, place) => ready,
+        }?;
+        let Compiled {
+            steps,
+            templates,
+            held: place,
+        } = compiled;
+        execution.plan(&chain_id, steps.len());
         let hold = Hold {
-            execution: Arc::clone(&place.execution),
+            execution,
             until: callers.and_then(|callers| arrived.checked_add(callers)),
         };
         let job = Job {
             id: id.clone(),
-            chain_id: chain.id,
+            chain_id,
             steps,
             templates: Arc::new(templates),
             input: request.input,
             variables: request.variables,
             context: context(request.context, subject),
             limit,
-            deadline: arrived + limit,
+            deadline,
         };
         let ((begun, has_begun), (tell_end, ended)) = (oneshot::channel(), oneshot::channel());
         let tell = Tell {
@@ -117,6 +132,18 @@ fn limit(
         seconds => Duration::from_secs(seconds.into()),
     };
     callers.map_or(asked, |callers| asked.min(callers))
+}
+
+/// The chain that a request names or brings, ready to run: its id and steps. Dropped, it keeps the
+/// place until the templates are compiled: what still works counts as running.
+async fn prepare(
+    parts: &Parts,
+    identifier: Option<ChainIdentifier>,
+    place: Place,
+) -> Result<(String, Compiled<Place>), Status> {
+    let chain = chain(parts, identifier).await?;
+    let compiled = parts.compiler.compile(chain.steps, place).await?;
+    Ok((chain.id, compiled))
 }
 
 /// The chain that a request names or brings.
@@ -148,11 +175,32 @@ fn record(id: &str, subject: Option<String>) -> Record {
     }
 }
 
-/// Who the router is told that it is for: the caller as it was checked, else as it says.
+/// Who the router is told that it is for: the caller as it was checked, else as it says. The router
+/// takes no longer name.
 fn context(given: Option<RequestContext>, subject: Option<String>) -> RequestContext {
     let mut context = given.unwrap_or_default();
-    if let Some(subject) = subject {
+    if let Some(mut subject) = subject {
+        subject.truncate(subject.floor_char_boundary(NAME_BYTES));
         context.user_id = subject;
     }
     context
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_callers_name_the_router_is_told_as_much_as_it_takes_in_whole_characters() {
+        for (name, told) in [
+            ("alice".to_owned(), "alice".to_owned()),
+            ("x".repeat(300), "x".repeat(NAME_BYTES)),
+            (
+                format!("x{}", "ü".repeat(150)),
+                format!("x{}", "ü".repeat(127)),
+            ),
+        ] {
+            assert_eq!(context(None, Some(name)).user_id, told);
+        }
+    }
 }

@@ -2,16 +2,24 @@
 //!
 //! A chain is stored as it came, once its templates could be read.
 
+use std::mem::take;
+use std::time::Duration;
+
 use intellirouter_proto::intellirouter::chain_engine::v1::chain_store_service_server::ChainStoreService;
 use intellirouter_proto::intellirouter::chain_engine::v1::{
     DeleteChainRequest, DeleteChainResponse, GetChainRequest, GetChainResponse, ListChainsRequest,
     ListChainsResponse, PutChainRequest, PutChainResponse,
 };
 use intellirouter_proto::intellirouter::common::v1::Status as Ended;
+use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
+use super::error::EngineError;
 use super::limits::PAGE;
 use super::{ChainEngine, table, validate};
+
+/// How long a PutChain waits until its templates are read: others may come first.
+const TO_COMPILE: Duration = Duration::from_secs(10);
 
 #[tonic::async_trait]
 impl ChainStoreService for ChainEngine {
@@ -20,13 +28,14 @@ impl ChainStoreService for ChainEngine {
         request: Request<PutChainRequest>,
     ) -> Result<Response<PutChainResponse>, Status> {
         let mut chain = validate::chain_to_store(request.into_inner().chain)?;
-        let (steps, _) = validate::templates(std::mem::take(&mut chain.steps)).await?;
-        chain.steps = steps;
+        let compiling = self.parts.compiler.compile(take(&mut chain.steps), ());
+        let compiled = timeout(TO_COMPILE, compiling).await;
+        chain.steps = compiled.map_err(|_| EngineError::CompilerBusy)??.steps;
         let settings = &self.parts.settings;
         let (max, max_bytes) = (settings.max_chains, settings.max_chain_bytes);
         let put = move |db: &_| {
             let created = table::put_chain(db, &chain, max, max_bytes)?;
-            Ok::<_, super::error::EngineError>((chain, created))
+            Ok::<_, EngineError>((chain, created))
         };
         let (chain, created) = self.parts.database.write(put).await?;
         tracing::info!(chain_id = chain.id, created, "chain stored");

@@ -1,9 +1,7 @@
 //! Says whether a request is well formed, before anything is looked up, stored or run.
 //!
 //! Owns the rules per field; the bounds are in `limits`. All faults of a request are named at once,
-//! but for those of templates, which are looked at when all else is in order. Templates are
-//! compiled on a thread where that may take its time, and where a fault of the library harms one
-//! request only.
+//! but for those of templates, which `compile` looks at when all else is in order.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,14 +13,14 @@ use intellirouter_proto::intellirouter::common::v1::RequestContext;
 use prost::Message;
 use tonic::Status;
 
-use super::error::EngineError;
 use super::limits::{
     CHAIN_BYTES, CHAIN_ID_BYTES, DESCRIPTION_BYTES, INPUT_BYTES, LARGEST_PAGE, NAME_BYTES,
     STEP_ID_BYTES, STEPS, SYSTEM_PROMPT_BYTES, TEMPERATURE, TEMPLATE_BYTES, TIMEOUT_SECONDS,
     VARIABLE_BYTES, VARIABLE_NAME_BYTES, VARIABLES, VARIABLES_BYTES,
 };
-use super::template::Templates;
+use crate::connectors::RESERVED_PARAMETERS;
 use crate::faults::Faults;
+use crate::model_registry::validate::check_id;
 
 /// Longest id of an execution, in bytes; those that are given out are shorter.
 const EXECUTION_ID_BYTES: usize = 64;
@@ -83,28 +81,6 @@ pub(super) fn execution_id(id: &str) -> Result<(), Status> {
     faults.into_result()
 }
 
-/// Compiles the templates of a chain that is in order otherwise.
-pub(super) async fn templates(
-    steps: Vec<ChainStep>,
-) -> Result<(Vec<ChainStep>, Templates), Status> {
-    let compiling = tokio::task::spawn_blocking(move || (Templates::compile(&steps), steps));
-    // A panic of the library: it was logged by the panic itself.
-    let (compiled, steps) = compiling.await.map_err(|_| EngineError::Internal)?;
-    let mut faults = Faults::default();
-    match compiled {
-        Ok(templates) => return Ok((steps, templates)),
-        Err(found) => {
-            for (index, fault) in found {
-                let field = format!("chain.steps[{index}].input_template");
-                faults.add(field, fault.to_string());
-            }
-        }
-    }
-    faults.into_result()?;
-    // There was at least one fault.
-    Err(EngineError::Internal.into())
-}
-
 fn check_context(faults: &mut Faults, context: &RequestContext) {
     faults.text("context.request_id", &context.request_id, NAME_BYTES);
     faults.text("context.user_id", &context.user_id, NAME_BYTES);
@@ -162,7 +138,9 @@ fn check_step(faults: &mut Faults, step: &ChainStep, field: impl Fn(&str) -> Str
         faults.add(field("id"), expected);
     }
     faults.text(&field("description"), &step.description, DESCRIPTION_BYTES);
-    faults.text(&field("model"), &step.model, NAME_BYTES);
+    if !step.model.is_empty() {
+        check_id(faults, &field("model"), &step.model);
+    }
     faults.text(
         &field("system_prompt"),
         &step.system_prompt,
@@ -181,6 +159,14 @@ fn check_step(faults: &mut Faults, step: &ChainStep, field: impl Fn(&str) -> Str
         faults.add(field("temperature"), expected);
     }
     faults.map(&field("parameters"), &step.parameters, None);
+    for name in RESERVED_PARAMETERS {
+        if step.parameters.contains_key(*name) {
+            faults.add(
+                field(&format!("parameters[{name:?}]")),
+                "may not be set here",
+            );
+        }
+    }
 }
 
 fn check_variables(faults: &mut Faults, variables: &HashMap<String, String>) {

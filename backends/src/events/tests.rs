@@ -165,3 +165,25 @@ async fn a_flush_ends_at_its_limit_when_the_store_stays_away() {
     events.flush(Duration::from_secs(2)).await;
     assert_eq!(started.elapsed(), Duration::from_secs(2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_still_waits_when_a_flush_ends_is_dropped_and_counted() {
+    let events = Events::start(FailsFirst::with((0..10_000).map(|_| away())));
+    // As many as there is room for: the flush itself has to wait for a place.
+    for _ in 0..WAITING {
+        events.emit(&event("a"));
+    }
+    events.flush(PAUSE).await;
+    assert_eq!(events.dropped(), WAITING as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_a_flush_is_tried_as_long_as_ever() {
+    let log = FailsFirst::with((0..10).map(|_| away()));
+    let events = Events::start(log.clone());
+    events.emit(&event("a"));
+    events.flush(PAUSE).await;
+    events.emit(&event("b"));
+    events.flush(GIVE_UP).await;
+    assert_eq!((log.taken(), events.dropped()), (vec![payload("b")], 1));
+}

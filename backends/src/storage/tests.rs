@@ -209,6 +209,44 @@ async fn when_the_disk_is_full_what_is_there_is_exactly_what_was_acknowledged() 
 }
 
 #[tokio::test]
+async fn a_database_says_that_it_fails_until_a_write_succeeds_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = open(&directory);
+    add(&database, "before").await.unwrap();
+    // No more pages than there are: every text that needs one meets a full disk.
+    let limit = database.write(|db| {
+        let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+        let limit = format!("PRAGMA max_page_count = {pages}");
+        Ok::<_, StorageError>(db.query_row(&limit, [], |_| Ok(()))?)
+    });
+    limit.await.unwrap();
+    assert!(!database.is_failing());
+    add(&database, &"x".repeat(1 << 20)).await.unwrap_err();
+    assert!(database.is_failing());
+    // What a service refuses by itself is no failure, and no success either.
+    let refused = database.write(|_| Err::<(), _>(StorageError::GivenUp));
+    refused.await.unwrap_err();
+    assert!(database.is_failing());
+    database.probe().await.unwrap();
+    assert!(!database.is_failing());
+    assert_eq!(notes(&database).await, ["before"]);
+}
+
+#[tokio::test]
+async fn a_probe_writes_to_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = open(&directory);
+    let size = || {
+        let file = directory.path().join("notes.db-wal");
+        file.metadata().unwrap().len()
+    };
+    add(&database, "before").await.unwrap();
+    let before = size();
+    database.probe().await.unwrap();
+    assert!(size() > before);
+}
+
+#[tokio::test]
 async fn every_write_that_could_not_be_begun_hears_why() {
     let directory = tempfile::tempdir().unwrap();
     let mut connection = Connection::open(directory.path().join("notes.db")).unwrap();
@@ -226,7 +264,9 @@ async fn every_write_that_could_not_be_begun_hears_why() {
             None
         })
     });
-    assert!(commit(&mut connection, writes).is_err());
+    let failing = AtomicBool::new(false);
+    assert!(commit(&mut connection, writes, &failing).is_err());
+    assert!(failing.load(Ordering::SeqCst));
     let heard = heard.lock().unwrap();
     assert_eq!(heard.len(), 3);
     let database = |why: &Option<StorageError>| matches!(why, Some(StorageError::Database(_)));

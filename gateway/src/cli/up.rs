@@ -17,7 +17,8 @@ use intellirouter_backends::connectors::ConnectorSettings;
 use intellirouter_backends::services::{
     self, CredentialFiles, Credentials, Door, Metrics, Service, StartError,
 };
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, control_runtime, token};
@@ -47,8 +48,13 @@ pub(super) struct Up {
 /// The roles of the token that is printed.
 const ROLES: &[&str] = &["admin"];
 
-/// How long the services may take to end once the gateway has; calls are over by then.
-const SERVICES_END: Duration = Duration::from_secs(5);
+/// How long executions may go on once the gateway has ended: it has waited for their calls already.
+const ENGINE_DRAIN: Duration = Duration::from_secs(2);
+/// How long the engine may take to end in all: it drains, records what it interrupts (5 s) and sends
+/// its events (2 s).
+const ENGINE_END: Duration = Duration::from_secs(10);
+/// How long the registry may take after that: it sends its events.
+const REGISTRY_END: Duration = Duration::from_secs(5);
 
 impl Up {
     pub(super) fn run(self) -> Result<(), Failure> {
@@ -78,8 +84,7 @@ impl Up {
         )?;
         let bound = Bound::beside(config, log, Some(metrics.into_registry())).await?;
         let (address, admin) = (bound.address()?, bound.admin_address()?);
-        let stop = CancellationToken::new();
-        let mut running = services.run(&stop);
+        let running = services.run();
         let help = help(address, &files.ca_cert, &token);
         let ended = bound
             .run(|| {
@@ -87,11 +92,7 @@ impl Up {
                 super::say(&format!("\n{help}"));
             })
             .await;
-        stop.cancel();
-        let all = async { while running.join_next().await.is_some() {} };
-        if tokio::time::timeout(SERVICES_END, all).await.is_err() {
-            tracing::warn!("services were still busy at the end");
-        }
+        running.end().await;
         Ok(ended?)
     }
 
@@ -193,17 +194,53 @@ impl Services {
         ]
     }
 
-    fn run(self, stop: &CancellationToken) -> JoinSet<()> {
-        let mut running = JoinSet::new();
-        for service in [self.model_registry, self.chain_engine] {
-            let stop = stop.clone();
-            running.spawn(async move {
-                if let Err(error) = service.serve(stop).await {
-                    tracing::error!(%error, "a service ended");
-                }
-            });
+    fn run(self) -> Running {
+        Running {
+            chain_engine: Serving::start("chain_engine", self.chain_engine, ENGINE_DRAIN),
+            // By then nobody calls it any more.
+            model_registry: Serving::start("model_registry", self.model_registry, Duration::ZERO),
         }
-        running
+    }
+}
+
+/// The services while they serve.
+struct Running {
+    chain_engine: Serving,
+    model_registry: Serving,
+}
+
+impl Running {
+    /// The engine ends first: what runs in it needs the router until it is over.
+    async fn end(self) {
+        self.chain_engine.end(ENGINE_END).await;
+        self.model_registry.end(REGISTRY_END).await;
+    }
+}
+
+/// One service while it serves.
+struct Serving {
+    name: &'static str,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Serving {
+    fn start(name: &'static str, service: Service, drain: Duration) -> Self {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            if let Err(error) = service.serve(stopped, drain).await {
+                tracing::error!(%error, service = name, "a service ended");
+            }
+        });
+        Self { name, stop, task }
+    }
+
+    async fn end(self, limit: Duration) {
+        self.stop.cancel();
+        if timeout(limit, self.task).await.is_err() {
+            tracing::warn!(service = self.name, "a service was still busy at the end");
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! Looks over a template before the parser does, which descends on the stack: once per block that
-//! is open, and once per parenthesis within a tag.
+//! is open, and once per parenthesis within a tag; and which at every backslash looks again at all
+//! that follow in a row.
 //!
-//! Owns finding the tags, by the same rules as the grammar, and three counts. What it lets pass
-//! cannot nest deeper than they say; whether it is a template at all is the parser's to judge. It
-//! refuses by name what is not available anyway (partials, decorators, raw blocks), and brackets
-//! and braces within a tag, so that only parentheses nest there.
+//! Owns finding the tags, by the same rules as the grammar, and four counts. What it lets pass
+//! cannot nest deeper than they say, and takes time in proportion to its length; whether it is a
+//! template at all is the parser's to judge. It refuses by name what is not available anyway
+//! (partials, decorators, raw blocks), and brackets and braces within a tag, so that only
+//! parentheses nest there.
 
 use super::TemplateFault;
 
@@ -12,6 +14,8 @@ use super::TemplateFault;
 pub(super) const TAGS: usize = 256;
 /// Most tags that open a block or a branch of one.
 pub(super) const BLOCK_TAGS: usize = 32;
+/// Most backslashes in a row, wherever they stand.
+pub(super) const BACKSLASHES: usize = 16;
 /// Most parentheses that are open at a time within a tag.
 pub(super) const PARENTHESES: usize = 8;
 // The text of the fault says so.
@@ -20,6 +24,10 @@ const _: () = assert!(PARENTHESES == 8);
 /// Says whether the parser may have `source`.
 pub(super) fn scan(source: &str) -> Result<(), TemplateFault> {
     let bytes = source.as_bytes();
+    if let Some(start) = find(bytes, 0, &[b'\\'; BACKSLASHES + 1]) {
+        let why = format!("expected at most {BACKSLASHES} backslashes in a row");
+        return Err(TemplateFault::at(source, start, why));
+    }
     let (mut tags, mut blocks, mut at) = (0, 0, 0);
     while let Some(start) = find_tag(bytes, at) {
         let refuse = |why: String| TemplateFault::at(source, start, why);

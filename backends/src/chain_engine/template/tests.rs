@@ -228,6 +228,28 @@ fn nesting_and_numbers_are_bounded_before_anything_is_parsed() {
 }
 
 #[test]
+fn a_long_row_of_backslashes_is_refused_with_its_place_before_anything_is_parsed() {
+    let row = |n: usize| "\\".repeat(n);
+    for (before, after) in [
+        ("", ""),
+        ("a\n", "b"),
+        ("\\{{", ""),
+        ("{{!", "}}"),
+        ("{{#if tone}}", ""),
+    ] {
+        let fault = compile_one(&format!("{before}{}{after}", row(scan::BACKSLASHES + 1)));
+        let fault = fault.err().unwrap();
+        assert!(fault.why.contains("backslashes"), "{before}: {fault}");
+        let line = before.matches('\n').count() + 1;
+        assert_eq!(fault.line, line, "{before}: {fault}");
+    }
+    // As many as 16 KiB take of rows that are allowed.
+    let rows =
+        format!("{}n", row(scan::BACKSLASHES)).repeat(TEMPLATE_BYTES / (scan::BACKSLASHES + 1));
+    assert_eq!(render(&rows).unwrap(), rows);
+}
+
+#[test]
 fn a_rendering_takes_a_bounded_number_of_operations() {
     let each = |n: usize| {
         format!(

@@ -130,6 +130,49 @@ async fn every_bad_field_of_a_chain_is_named() {
 }
 
 #[tokio::test]
+async fn a_step_that_the_router_would_never_take_is_refused_with_the_callers_own_fields() {
+    let odd = |step: &mut ChainStep| {
+        step.model = "gpt 4 turbo!".to_owned();
+        for name in ["messages", "n", "stream", "top_k"] {
+            step.parameters.insert(name.to_owned(), "1".to_owned());
+        }
+    };
+    let expected = [
+        "chain.steps[0].model",
+        "chain.steps[0].parameters[\"messages\"]",
+        "chain.steps[0].parameters[\"stream\"]",
+        "chain.steps[0].parameters[\"n\"]",
+    ];
+    assert_eq!(
+        chain_fields(|chain| odd(&mut chain.steps[0])).await,
+        expected
+    );
+    let mut bench = Bench::new().await;
+    let mut odd_chain = Chain {
+        id: "odd".to_owned(),
+        ..chain([step("a", "", "")])
+    };
+    odd(&mut odd_chain.steps[0]);
+    let put = pb::PutChainRequest {
+        chain: Some(odd_chain),
+        ..Default::default()
+    };
+    let status = bench.store.put_chain(put).await.unwrap_err();
+    assert_eq!(faulty_fields(&status), expected);
+}
+
+#[tokio::test]
+async fn a_caller_with_a_long_name_can_run_chains() {
+    let mut bench = Bench::new().await;
+    let request = called_by(&format!("{} user", "x".repeat(300)), one("echoes"));
+    let ran = bench.client.execute_chain(request).await.unwrap();
+    assert_eq!(ran.into_inner().status(), Ended::Success);
+    let asked = bench.router.asked().remove(0);
+    assert_eq!(asked.context.unwrap().user_id, "x".repeat(256));
+    assert_eq!(asked.request.unwrap().user, "x".repeat(256));
+}
+
+#[tokio::test]
 async fn ids_of_steps_are_their_own() {
     for id in ["", "a.b", "ü", &"x".repeat(65)] {
         let named = chain_fields(|chain| chain.steps[0].id = id.to_owned()).await;

@@ -176,7 +176,11 @@ async fn a_step_that_fails_ends_the_execution_and_says_why() {
     let mut bench = Bench::new().await;
     for (model, code, message) in [
         ("refuses", "ROUTER_FAILED", "no such model"),
-        ("cannot_be_reached", "ROUTER_FAILED", "refused"),
+        (
+            "cannot_be_reached",
+            "ROUTER_FAILED",
+            "the router can't be reached",
+        ),
         ("breaks", "ROUTER_FAILED", "the model broke"),
         ("cuts", "ROUTER_FAILED", "before it was whole"),
         ("fails_in_band", "ROUTER_FAILED", "no model answers"),
