@@ -125,6 +125,15 @@ impl Connectors {
         }
     }
 
+    /// Where a model with this connector is reached: scheme, host and port. None for one that runs
+    /// in this process, and for an URL that leads nowhere.
+    pub(crate) fn origin(config: &ConnectorConfig) -> Option<String> {
+        match Kind::of(config).ok()? {
+            Kind::Local => None,
+            Kind::OpenAi => openai::origin(config),
+        }
+    }
+
     /// Asks for a sign of life, which costs no tokens.
     ///
     /// An `openai` endpoint is asked for its list of models. One that has no such list (404, 405)
@@ -140,6 +149,12 @@ impl Connectors {
             Kind::OpenAi => self.openai.check(endpoint, deadline).await,
         }
     }
+}
+
+/// What an endpoint would be sent.
+#[cfg(test)]
+pub(crate) fn request_body_for_tests(request: &ChatCompletionRequest) -> Vec<u8> {
+    openai::request_body("model", request, Some(true)).unwrap_or_default()
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -249,9 +264,13 @@ pub enum ConnectorError {
         /// What the endpoint says.
         message: String,
     },
-    /// What came is not an answer, or is larger than is taken.
+    /// What came is not an answer.
     #[error("the model's answer is unusable: {0}")]
     Unusable(String),
+    /// The answer has more bytes than are taken. It was made as the request wants it, and is paid
+    /// for: another model would hardly make a shorter one.
+    #[error("the model's answer has more than {0} bytes")]
+    TooLarge(usize),
 }
 
 impl ConnectorError {
@@ -260,7 +279,7 @@ impl ConnectorError {
     /// model's own trouble.
     pub fn another_may_do(&self) -> bool {
         match self {
-            Self::Invalid(_) => false,
+            Self::Invalid(_) | Self::TooLarge(_) => false,
             Self::Refused { status, .. } => !matches!(status, 400 | 413 | 422),
             _ => true,
         }

@@ -3,7 +3,9 @@
 //! Owns the checks that are the same for every text, list, map and number. It does not know the
 //! messages: whoever calls says which field has which bounds. It fails with INVALID_ARGUMENT and a
 //! `google.rpc.BadRequest` that names each field and what was expected there, at most
-//! [`FAULTS_NAMED`] of them. Values are never repeated: they may be secrets, or long.
+//! [`FAULTS_NAMED`] of them and [`TEXT_BYTES`] bytes in all: they travel in headers, of which common
+//! clients take 8 KiB, and the details travel as base64. Values are never repeated: they may be
+//! secrets, or long; the key of an entry is cut to [`KEY_CHARS`] characters.
 
 use std::collections::HashMap;
 
@@ -14,10 +16,19 @@ use crate::model_registry::limits::{
     FAULTS_NAMED, LIST_ENTRIES, LIST_ENTRY_BYTES, MAP_ENTRIES, MAP_KEY_BYTES, MAP_VALUE_BYTES,
 };
 
+/// Most characters of a key that comes back, control characters written out.
+const KEY_CHARS: usize = 64;
+/// Longest name of a field, and longest description of what was expected there, in bytes.
+const PART_BYTES: usize = 512;
+/// Most bytes of all names and descriptions together.
+const TEXT_BYTES: usize = 2 * 1024;
+
 /// The faults found so far.
 #[derive(Default)]
 pub(crate) struct Faults {
     named: Vec<FieldViolation>,
+    /// Their bytes.
+    bytes: usize,
     /// All of them, also those past the number that is named.
     count: usize,
 }
@@ -26,7 +37,13 @@ impl Faults {
     /// Records that `field` does not hold what was expected.
     pub(crate) fn add(&mut self, field: impl Into<String>, expected: impl Into<String>) {
         self.count += 1;
-        if self.named.len() < FAULTS_NAMED {
+        if self.named.len() == FAULTS_NAMED {
+            return;
+        }
+        let (field, expected) = (cut(field.into()), cut(expected.into()));
+        let bytes = self.bytes + field.len() + expected.len();
+        if bytes <= TEXT_BYTES {
+            self.bytes = bytes;
             self.named.push(FieldViolation::new(field, expected));
         }
     }
@@ -72,7 +89,7 @@ impl Faults {
                 let expected = format!("key: {}", between(MAP_KEY_BYTES, key.len()));
                 self.add(field, expected);
             } else {
-                self.text(&format!("{field}[{key:?}]"), value, MAP_VALUE_BYTES);
+                self.text(&entry(field, key), value, MAP_VALUE_BYTES);
             }
         }
     }
@@ -139,6 +156,69 @@ impl Faults {
     }
 }
 
+/// The entry of a map, as faults name it: the key is the caller's, so it is written out and cut.
+pub(crate) fn entry(field: &str, key: &str) -> String {
+    let mut shown = key.escape_debug();
+    let start: String = shown.by_ref().take(KEY_CHARS).collect();
+    let rest = if shown.next().is_some() { "…" } else { "" };
+    format!("{field}[\"{start}{rest}\"]")
+}
+
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(PART_BYTES));
+    text
+}
+
 fn between(max: usize, got: usize) -> String {
     format!("expected 1 to {max} bytes, got {got}")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_comes_back_written_out_and_cut() {
+        assert_eq!(entry("map", "plain"), "map[\"plain\"]");
+        assert_eq!(entry("map", "a\n\"b\""), r#"map["a\n\"b\""]"#);
+        let long = entry("map", &"\u{1}".repeat(128));
+        assert_eq!(long.chars().count(), "map[\"\"]".len() + KEY_CHARS + 1);
+        assert!(long.starts_with(r#"map["\u{1}\u{1}"#), "{long}");
+    }
+
+    #[test]
+    fn what_is_wrong_fits_into_the_headers_that_clients_take_however_long_the_keys_are() {
+        for key in ["\u{1}", "\u{10ffff}", "\u{fffd}", "x"] {
+            let mut faults = Faults::default();
+            for n in 0..100 {
+                faults.add(
+                    entry("a.map", &format!("{}{n}", key.repeat(120))),
+                    "x".repeat(9999),
+                );
+                faults.add(
+                    entry("a.map", &format!("{}{n}", key.repeat(120))),
+                    "no such key",
+                );
+            }
+            let status = faults.into_result().unwrap_err();
+            assert_eq!(status.code(), Code::InvalidArgument);
+            assert!(
+                status
+                    .message()
+                    .starts_with("200 faults; the first: a.map[")
+            );
+            assert!(
+                !status
+                    .get_error_details()
+                    .bad_request()
+                    .unwrap()
+                    .field_violations
+                    .is_empty()
+            );
+            // A character that is no ASCII takes three bytes for each of its own in a message.
+            let headers = status.details().len().div_ceil(3) * 4 + 3 * status.message().len();
+            assert!(status.details().len() < 4096 && headers < 8192, "{headers}");
+        }
+    }
 }

@@ -5,9 +5,9 @@
 //! connectors'), nor who may call (the gateway's, by the roles that stand at the methods).
 //!
 //! State is in an SQLite database: what was acknowledged survives the process. API keys stand there
-//! as they are given, in a file for its owner alone. Reads come from a copy in memory, which is
-//! changed after the commit. What is measured of a model (average latency; the time of a check that
-//! nobody called for) is in memory alone.
+//! as they are given, in a file for its owner alone, and leave it when they are removed or replaced.
+//! Reads come from a copy in memory, which is changed after the commit. What is measured of a model
+//! (average latency; the time of a check that nobody called for) is in memory alone.
 //!
 //! It fails with a gRPC status and `google.rpc` details: a malformed request INVALID_ARGUMENT and
 //! `BadRequest`, which names each field and what was expected; an unknown model NOT_FOUND, a
@@ -18,7 +18,7 @@
 //! was. An answer's in-band `status` is SUCCESS, or TIMEOUT for a check that got no answer.
 //!
 //! Limits: per request those in [`limits`], for the whole those in [`RegistrySettings`]; 16 health
-//! checks at a time that nobody called for.
+//! checks at a time that nobody called for, 4 of them at one host and port.
 
 mod error;
 pub(crate) mod filter;

@@ -21,7 +21,8 @@
 //! | all of them gave nothing in their own time | DEADLINE_EXCEEDED | the same |
 //! | the request's time is over | DEADLINE_EXCEEDED | the same |
 //! | a stream breaks off after its first piece | UNAVAILABLE | `ErrorInfo` |
-//! | too many calls in progress | RESOURCE_EXHAUSTED | `QuotaFailure`, `RetryInfo` |
+//! | the answer is larger than clients take | RESOURCE_EXHAUSTED | `ErrorInfo` |
+//! | too many calls in progress, or they hold too much; of all, or of the caller | RESOURCE_EXHAUSTED | `QuotaFailure`, `RetryInfo` |
 //! | settings could not be stored | UNAVAILABLE | `ErrorInfo`, `RetryInfo` |
 //!
 //! Limits: per request those in [`limits`], for the whole those in [`RouterSettings`].
@@ -33,7 +34,9 @@ mod check;
 mod error;
 pub mod limits;
 mod metrics;
+mod places;
 mod plan;
+mod readings;
 mod report;
 mod select;
 mod standing;
@@ -48,6 +51,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use intellirouter::security::Claims;
 use intellirouter_proto::intellirouter::common::v1::Status as Ended;
 use intellirouter_proto::intellirouter::model_registry::v1::router_service_server::RouterService;
 use intellirouter_proto::intellirouter::model_registry::v1::{
@@ -55,7 +59,6 @@ use intellirouter_proto::intellirouter::model_registry::v1::{
     RouteRequestResponse, UpdateRoutingStrategyRequest, UpdateRoutingStrategyResponse,
 };
 use prometheus_client::registry::Registry;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 
 use self::candidate::ModelSource;
@@ -63,7 +66,9 @@ use self::catalog::Catalog;
 pub use self::catalog::MIGRATIONS;
 use self::error::RouteError;
 use self::metrics::{Metrics, Record};
+use self::places::{Place, Places};
 use self::plan::Plan;
+use self::readings::Readings;
 use crate::connectors::Connectors;
 use crate::events::Events;
 use crate::storage::{Database, StorageError};
@@ -71,8 +76,13 @@ use crate::storage::{Database, StorageError};
 /// How much the router does at a time, and for how long.
 #[derive(Clone, Debug)]
 pub struct RouterSettings {
-    /// Most calls and streams in progress; further ones are refused. 1,000 unless set.
+    /// Most calls and streams in progress; further ones are refused. 1,000 unless set. One caller
+    /// may have a quarter of them, unless it has the role `service` or nobody checks who calls.
     pub max_calls: usize,
+    /// Most bytes that the requests in progress hold, as they came and as they are sent; further
+    /// ones are refused. A stream holds its request until its answer begins. 256 MiB unless set; one
+    /// caller may have a quarter of them, as above.
+    pub max_request_bytes: usize,
     /// The time for a request and its whole answer if neither the request nor its strategy says.
     /// 60 seconds unless set; never longer than [`limits::TIMEOUT_MS`].
     pub default_timeout: Duration,
@@ -82,6 +92,7 @@ impl Default for RouterSettings {
     fn default() -> Self {
         Self {
             max_calls: 1_000,
+            max_request_bytes: 256 * 1024 * 1024,
             default_timeout: Duration::from_secs(60),
         }
     }
@@ -145,7 +156,8 @@ struct Shared {
     connectors: Connectors,
     events: Events,
     catalog: Catalog,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
+    readings: Readings,
     metrics: Arc<Metrics>,
     /// How many turns models have had.
     turns: Mutex<u64>,
@@ -169,9 +181,8 @@ impl Router {
         database: Database,
     ) -> Result<Self, StorageError> {
         let shared = Shared {
-            places: Arc::new(Semaphore::new(
-                settings.max_calls.min(Semaphore::MAX_PERMITS),
-            )),
+            places: Arc::new(Places::new(settings.max_calls, settings.max_request_bytes)),
+            readings: Readings::new(),
             settings,
             source,
             connectors,
@@ -194,12 +205,24 @@ impl Router {
 }
 
 impl Shared {
-    /// A place among the calls in progress, until it is dropped.
-    fn place(&self) -> Result<OwnedSemaphorePermit, RouteError> {
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        place.map_err(|_| RouteError::TooManyCalls {
-            max: self.settings.max_calls,
-        })
+    /// Gives a request its place and plans it; counts it also if that fails.
+    async fn begin(
+        &self,
+        request: Request<RouteRequestRequest>,
+        streaming: bool,
+    ) -> Result<(Place, Plan, Record), RouteError> {
+        let (_, extensions, request) = request.into_parts();
+        let wanted = request.routing.as_ref().map(|routing| routing.strategy());
+        let mut record = Record::begin(&self.metrics, wanted.unwrap_or_default());
+        let begun = async {
+            let mut place = self.places.take(extensions.get::<Claims>())?;
+            let plan = Plan::of(self, &mut place, request, streaming).await?;
+            Ok((place, plan))
+        };
+        let begun: Result<_, RouteError> = begun.await;
+        let (place, plan) = begun.inspect_err(|error| record.ends(error.outcome()))?;
+        record.by(plan.kind);
+        Ok((place, plan, record))
     }
 }
 
@@ -222,9 +245,7 @@ impl RouterService for Router {
         request: Request<RouteRequestRequest>,
     ) -> Result<Response<RouteRequestResponse>, Status> {
         let shared = &self.shared;
-        let _place = shared.place()?;
-        let plan = Plan::of(shared, request.into_inner(), false)?;
-        let mut record = Record::begin(&shared.metrics, plan.kind, plan.started);
+        let (_place, plan, mut record) = shared.begin(request, false).await?;
         let answer = whole::route(shared, &plan, &mut record).await?;
         Ok(Response::new(answer))
     }
@@ -234,9 +255,7 @@ impl RouterService for Router {
         request: Request<RouteRequestRequest>,
     ) -> Result<Response<Self::StreamRouteRequestStream>, Status> {
         let shared = &self.shared;
-        let place = shared.place()?;
-        let plan = Plan::of(shared, request.into_inner(), true)?;
-        let record = Record::begin(&shared.metrics, plan.kind, plan.started);
+        let (place, plan, record) = shared.begin(request, true).await?;
         let messages = stream::route(shared, plan, record, place).await?;
         Ok(Response::new(messages))
     }
@@ -257,7 +276,10 @@ impl RouterService for Router {
         &self,
         request: Request<UpdateRoutingStrategyRequest>,
     ) -> Result<Response<UpdateRoutingStrategyResponse>, Status> {
-        let setting = self.shared.catalog.update(request.into_inner()).await?;
+        let Shared {
+            catalog, readings, ..
+        } = self.shared.as_ref();
+        let setting = catalog.update(request.into_inner(), readings).await?;
         let strategy = strategies::name(setting.kind);
         tracing::info!(strategy, enabled = setting.enabled, "strategy changed");
         Ok(Response::new(UpdateRoutingStrategyResponse {

@@ -6,11 +6,13 @@
 //! writes, in the order in which writes arrive; those that wait share one transaction, so that a
 //! commit is paid once for many. The journal is a write-ahead log with full synchronisation: a
 //! write is answered after the commit is on disk. Services keep secrets here, so all its files are
-//! for their owner alone (mode 0600), whatever the umask.
+//! for their owner alone (mode 0600), whatever the umask; what is deleted is overwritten, and a write
+//! that erases (see [`Database::erase_then`]) takes it out of the log too.
 //!
 //! It fails with [`StorageError`]: a full or broken disk fails the writes that it concerns and
 //! nothing else. Limits: 1,024 writes wait, then further ones wait for a place; 64 writes share a
-//! transaction; 4 reads run at a time.
+//! transaction; 4 reads run at a time; emptying the log waits 100 ms for them, else it is done after
+//! the next write.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io;
@@ -30,6 +32,8 @@ const WRITES_PER_COMMIT: usize = 64;
 const READERS: usize = 4;
 /// How long a statement waits for the file, which a backup tool may hold.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long emptying the log waits for those who read it: every write behind it waits as long.
+const EMPTYING_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Why the database did not do what it was asked for.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -70,7 +74,16 @@ type Write = Box<dyn FnOnce(Result<&mut Transaction<'_>, StorageError>) -> Optio
 pub struct Database {
     writes: mpsc::Sender<Write>,
     readers: Arc<Readers>,
-    failing: Arc<AtomicBool>,
+    state: Arc<State>,
+}
+
+/// What the writing thread tells.
+#[derive(Debug, Default)]
+struct State {
+    /// The last write failed.
+    failing: AtomicBool,
+    /// The log holds what was erased, and is to be emptied after the commit.
+    erased: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -104,11 +117,11 @@ impl Database {
             .collect::<Result<_, _>>()
             .map_err(|error| refuse(error.to_string()))?;
         let (writes, waiting) = mpsc::channel(WAITING_WRITES);
-        let failing = Arc::new(AtomicBool::new(false));
-        let tell = Arc::clone(&failing);
+        let state = Arc::<State>::default();
+        let written = Arc::clone(&state);
         std::thread::Builder::new()
             .name("storage".to_owned())
-            .spawn(move || write_all(connection, waiting, &tell))
+            .spawn(move || write_all(connection, waiting, &written))
             .map_err(|error| refuse(error.to_string()))?;
         Ok(Self {
             writes,
@@ -117,14 +130,14 @@ impl Database {
                 connections: Mutex::new(readers),
                 _lock: lock,
             }),
-            failing,
+            state,
         })
     }
 
     /// Whether the last commit failed: the disk is full or broken.
     #[must_use]
     pub fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
+        self.state.failing.load(Ordering::Relaxed)
     }
 
     /// Writes without changing anything, to learn whether the disk takes it.
@@ -179,6 +192,30 @@ impl Database {
             .await
             .map_err(|_| StorageError::GivenUp)?;
         told.await.map_err(gone)?
+    }
+
+    /// [`Database::write_then`] for work that deletes or replaces a secret: once it is answered,
+    /// the old one is in no file any more, unless others kept reading the log meanwhile. It costs
+    /// a copy of the log, at most about 4 MiB, shared by all writes of a commit.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn erase_then<T, E>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+        committed: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StorageError> + Send + 'static,
+    {
+        let state = Arc::clone(&self.state);
+        let erasing = move |db: &Connection| {
+            let value = work(db)?;
+            state.erased.store(true, Ordering::Relaxed);
+            Ok(value)
+        };
+        self.write_then(erasing, committed).await
     }
 
     /// [`Database::write_then`] with nothing to do after the commit.
@@ -327,8 +364,22 @@ fn prepare(
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "secure_delete", true)?;
     let steps = migrations.iter().map(|sql| M::up(sql)).collect();
-    Migrations::new(steps).to_latest(connection)
+    Migrations::new(steps).to_latest(connection)?;
+    // A process that was killed may have left in it what it had erased.
+    empty_log(connection)?;
+    Ok(())
+}
+
+/// Copies the log into the file and cuts it to nothing. Says whether that was possible: not while
+/// somebody reads it.
+fn empty_log(connection: &Connection) -> Result<bool, rusqlite::Error> {
+    connection.busy_timeout(EMPTYING_TIMEOUT)?;
+    let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+    let busy = connection.query_row(sql, [], |row| row.get::<_, bool>(0));
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(!busy?)
 }
 
 fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
@@ -339,11 +390,11 @@ fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
 }
 
 /// The writing thread: ends when the database is closed.
-fn write_all(mut connection: Connection, mut waiting: mpsc::Receiver<Write>, failing: &AtomicBool) {
+fn write_all(mut connection: Connection, mut waiting: mpsc::Receiver<Write>, state: &State) {
     while let Some(first) = waiting.blocking_recv() {
         let more = std::iter::from_fn(|| waiting.try_recv().ok());
         let batch = std::iter::once(first).chain(more).take(WRITES_PER_COMMIT);
-        if let Err(error) = commit(&mut connection, batch, failing) {
+        if let Err(error) = commit(&mut connection, batch, state) {
             tracing::error!(%error, "a write to the database failed");
         }
     }
@@ -352,7 +403,7 @@ fn write_all(mut connection: Connection, mut waiting: mpsc::Receiver<Write>, fai
 fn commit(
     connection: &mut Connection,
     batch: impl Iterator<Item = Write>,
-    failing: &AtomicBool,
+    state: &State,
 ) -> Result<(), StorageError> {
     let mut batch = batch.collect::<Vec<_>>().into_iter();
     let mut answers = Vec::new();
@@ -360,7 +411,14 @@ fn commit(
     // Before the answers: whoever has one can rely on it. A transaction that nothing was done in
     // says nothing about the disk.
     if outcome.is_err() || !answers.is_empty() {
-        failing.store(outcome.is_err(), Ordering::Relaxed);
+        state.failing.store(outcome.is_err(), Ordering::Relaxed);
+    }
+    // Before them too, so that they can promise it. Only this thread sets the flag.
+    if state.erased.load(Ordering::Relaxed) {
+        match empty_log(connection) {
+            Ok(emptied) => state.erased.store(!emptied, Ordering::Relaxed),
+            Err(error) => tracing::error!(%error, "the log of the database was not emptied"),
+        }
     }
     for answer in answers {
         if catch_unwind(AssertUnwindSafe(|| answer(outcome.clone()))).is_err() {

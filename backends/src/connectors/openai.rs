@@ -255,6 +255,11 @@ impl Target {
     }
 }
 
+pub(super) fn origin(config: &ConnectorConfig) -> Option<String> {
+    let target = Target::of(config).ok()?;
+    Some(target.origin.to_string())
+}
+
 fn url_fault() -> ConnectorError {
     ConnectorError::Settings(
         "endpoint_url: expected an absolute URL such as https://host/v1 or http://host:8080/v1, \

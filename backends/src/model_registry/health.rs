@@ -125,7 +125,7 @@ pub(super) struct Checker {
     pub(super) connectors: Connectors,
     pub(super) events: Events,
     pub(super) metrics: Arc<Metrics>,
-    /// How long to wait if nobody says.
+    /// How long to wait if nobody says, and the most that a round waits.
     pub(super) timeout: Duration,
     /// Wall clock; tests have their own.
     pub(super) clock: fn() -> SystemTime,
@@ -146,6 +146,11 @@ impl Checker {
             return Err(RegistryError::NoConnector(model_id.clone()));
         };
         let limit = limit(requested_ms, config.timeout_ms, self.timeout);
+        let limit = match by {
+            By::Call => limit,
+            // Others wait for their turn, whatever patience this model's calls need.
+            By::Round => limit.min(self.timeout),
+        };
         let endpoint = Endpoint {
             model_id: model_id.clone(),
             config: config.clone(),

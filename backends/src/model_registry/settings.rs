@@ -14,8 +14,8 @@ pub struct RegistrySettings {
     /// Largest answer of ListModels and FindModels, in bytes. 4 MiB unless set, which is what gRPC
     /// clients take unless told otherwise.
     pub max_answer_bytes: usize,
-    /// How long a health check waits if neither the request nor the connector says. 5 seconds
-    /// unless set; never longer than [`HEALTH_TIMEOUT_MS`](super::limits::HEALTH_TIMEOUT_MS).
+    /// How long a health check waits if neither the request nor the connector says, and the longest
+    /// wait of one that nobody called for. 5 seconds unless set; never longer than [`HEALTH_TIMEOUT_MS`](super::limits::HEALTH_TIMEOUT_MS).
     pub health_timeout: Duration,
     /// How often the health of a model is checked without a call. 30 seconds unless set; 0: never.
     pub health_interval: Duration,

@@ -102,7 +102,7 @@ impl Store {
             Ok(new)
         };
         let put = move |memory: &Memory, new: &Record| memory.put(new, latency_ms);
-        let record = self.write(work, put).await?;
+        let record = self.erase(work, put).await?;
         Ok(before.show(&record))
     }
 
@@ -115,7 +115,7 @@ impl Store {
             table::delete(db, &id)?;
             Ok(old)
         };
-        let record = self.write(work, |memory, old| memory.remove(old.id()));
+        let record = self.erase(work, |memory, old| memory.remove(old.id()));
         Ok(before.show(&record.await?))
     }
 
@@ -179,6 +179,19 @@ impl Store {
         let memory = Arc::clone(&self.memory);
         let committed = move |done: &T| apply(&memory, done);
         let written = self.database.write_then(work, committed).await;
+        self.metrics.count_write(&written);
+        written
+    }
+
+    /// [`Store::write`] for work that may put an end to an API key, which then leaves the disk.
+    async fn erase<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, RegistryError> + Send + 'static,
+        apply: impl FnOnce(&Memory, &T) + Send + 'static,
+    ) -> Result<T, RegistryError> {
+        let memory = Arc::clone(&self.memory);
+        let committed = move |done: &T| apply(&memory, done);
+        let written = self.database.erase_then(work, committed).await;
         self.metrics.count_write(&written);
         written
     }

@@ -162,6 +162,14 @@ fn check_connector(faults: &mut Faults, connector: &ConnectorConfig) {
         faults.add(field("endpoint_url"), expected);
     }
     faults.text(&field("api_key"), &connector.api_key, API_KEY_BYTES);
+    // It goes out in a header; the fault is told now, not at every call.
+    if !connector
+        .api_key
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic())
+    {
+        faults.add(field("api_key"), "expected printable ASCII without spaces");
+    }
     faults.text(&field("org_id"), &connector.org_id, NAME_BYTES);
     faults.at_most(
         &field("timeout_ms"),

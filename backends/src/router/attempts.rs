@@ -6,8 +6,8 @@
 //! (no connection, 5xx) it is called again, up to its own `max_retries` and at most [`RETRIES`]
 //! times. Dropping the future ends the call that is in progress.
 //!
-//! It fails with [`RouteError`]: at once if the request itself is refused, else when no model is
-//! left, when enough were tried, or when the time is over.
+//! It fails with [`RouteError`]: at once if the request itself is refused or its answer is too large,
+//! else when no model is left, when enough were tried, or when the time is over.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -98,7 +98,10 @@ pub(super) async fn answer<A: Ask>(
         };
         let failed = remember(shared, plan, &chosen, error);
         if !failed.error.another_may_do() {
-            return Err(RouteError::Refused(failed));
+            return Err(match failed.error {
+                ConnectorError::TooLarge(_) => RouteError::TooLarge(failed),
+                _ => RouteError::Refused(failed),
+            });
         }
         tried.push(failed);
         if Instant::now() >= plan.deadline() {

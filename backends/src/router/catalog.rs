@@ -2,8 +2,8 @@
 //! start.
 //!
 //! Owns its table and the defaults; a strategy that was never changed has no row. It does not own
-//! what the settings mean. A change is in force once it is on disk, and changes are in force in
-//! the order in which they reached the disk. It fails with [`StorageError`], and with
+//! what the settings mean. A change is in force once it is on disk; changes are made one after the
+//! other, as each may build on what the one before left. It fails with [`StorageError`], and with
 //! INVALID_ARGUMENT for settings that cannot work.
 
 use std::collections::HashMap;
@@ -15,10 +15,12 @@ use intellirouter_proto::intellirouter::model_registry::v1::{
 use prost::Message;
 use rusqlite::types::Type;
 use rusqlite::{Connection, params};
+use tokio::sync::Mutex;
 use tonic::Status;
 
 use super::error::RouteError;
 use super::limits::{ATTEMPTS, TIMEOUT_MS};
+use super::readings::Readings;
 use super::strategies::{self, Parameters, Strategy};
 use crate::faults::Faults;
 use crate::storage::{Database, StorageError};
@@ -80,6 +82,16 @@ impl Setting {
         }
     }
 
+    /// The same settings, in force or not.
+    fn enabled(&self, enabled: bool) -> Self {
+        Self {
+            enabled,
+            config: self.config.clone(),
+            ready: self.ready.clone(),
+            kind: self.kind,
+        }
+    }
+
     /// The strategy as it is for a request with these parameters, which override the stored ones.
     pub(super) fn with(&self, overrides: &HashMap<String, String>, faults: &mut Faults) -> Ready {
         if overrides.is_empty() {
@@ -128,6 +140,8 @@ fn read(
 pub(super) struct Catalog {
     pub(super) database: Database,
     settings: Arc<RwLock<Vec<Arc<Setting>>>>,
+    /// Held from the look at what is there until the change is in force.
+    changing: Arc<Mutex<()>>,
 }
 
 impl Catalog {
@@ -138,8 +152,11 @@ impl Catalog {
             let setting = stored.remove(&kind.into());
             Arc::new(setting.unwrap_or_else(|| Setting::default_of(kind)))
         });
-        let settings = Arc::new(RwLock::new(all.collect()));
-        Ok(Self { database, settings })
+        Ok(Self {
+            database,
+            settings: Arc::new(RwLock::new(all.collect())),
+            changing: Arc::default(),
+        })
     }
 
     /// All strategies, in the order of their numbers.
@@ -165,25 +182,29 @@ impl Catalog {
     pub(super) async fn update(
         &self,
         request: UpdateRoutingStrategyRequest,
+        readings: &Readings,
     ) -> Result<Arc<Setting>, Status> {
         let kind = check(&request)?;
         let (enabled, given) = (request.enabled, request.config);
-        if let Some(config) = &given {
-            let mut faults = Faults::default();
-            Setting::new(kind, enabled, config.clone(), &mut faults);
-            faults.into_result()?;
-        }
+        let given = match given {
+            Some(config) => {
+                let read = move || {
+                    let mut faults = Faults::default();
+                    let setting = Setting::new(kind, enabled, config, &mut faults);
+                    faults.into_result().map(|()| setting)
+                };
+                Some(readings.run(read).await??)
+            }
+            None => None,
+        };
+        // Goes along with the write, which is done even if the caller goes away.
+        let turn = Arc::clone(&self.changing).lock_owned().await;
+        let setting = Arc::new(given.unwrap_or_else(|| self.current(kind).enabled(enabled)));
         let memory = Arc::clone(&self.settings);
         let written = self.database.write_then(
             move |db| {
-                // Looked up here: a change that waits for the same commit is not in memory yet.
-                let config = match given {
-                    Some(config) => config,
-                    None => stored_config(db, kind)?,
-                };
-                store(db, kind, enabled, &config)?;
-                let setting = Setting::new(kind, enabled, config, &mut Faults::default());
-                Ok::<_, StorageError>(Arc::new(setting))
+                store(db, &setting)?;
+                Ok::<_, StorageError>(setting)
             },
             move |setting| {
                 let mut memory = memory.write().unwrap_or_else(PoisonError::into_inner);
@@ -191,6 +212,7 @@ impl Catalog {
                 if let Some(place) = places.find(|place| place.kind == setting.kind) {
                     *place = Arc::clone(setting);
                 }
+                drop(turn);
             },
         );
         Ok(written.await.map_err(|error| {
@@ -199,12 +221,11 @@ impl Catalog {
             RouteError::Storage(error)
         })?)
     }
-}
 
-/// What the strategy has before this write.
-fn stored_config(db: &Connection, kind: RoutingStrategy) -> Result<StrategyConfig, StorageError> {
-    let stored = load(db)?.remove(&kind.into());
-    Ok(stored.unwrap_or_else(|| Setting::default_of(kind)).config)
+    fn current(&self, kind: RoutingStrategy) -> Arc<Setting> {
+        let found = self.all().into_iter().find(|setting| setting.kind == kind);
+        found.unwrap_or_else(|| Arc::new(Setting::default_of(kind)))
+    }
 }
 
 /// Which strategy the request is about, if it is well formed.
@@ -232,16 +253,15 @@ fn check(request: &UpdateRoutingStrategyRequest) -> Result<RoutingStrategy, Stat
     Ok(kind)
 }
 
-fn store(
-    db: &Connection,
-    kind: RoutingStrategy,
-    enabled: bool,
-    config: &StrategyConfig,
-) -> Result<(), rusqlite::Error> {
+fn store(db: &Connection, setting: &Setting) -> Result<(), rusqlite::Error> {
     db.execute(
         "INSERT INTO routing_strategies (type, enabled, config) VALUES (?1, ?2, ?3)
          ON CONFLICT (type) DO UPDATE SET enabled = excluded.enabled, config = excluded.config",
-        params![i32::from(kind), enabled, config.encode_to_vec()],
+        params![
+            i32::from(setting.kind),
+            setting.enabled,
+            setting.config.encode_to_vec()
+        ],
     )?;
     Ok(())
 }

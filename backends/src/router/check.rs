@@ -15,7 +15,8 @@ use super::limits::{
     EXCLUDED_MODELS, FUNCTION_NAME_BYTES, LOGIT_BIAS_ENTRIES, MESSAGES, ROLE_BYTES, STOP_BYTES,
     STOPS, TIMEOUT_MS, TOOLS,
 };
-use crate::faults::Faults;
+use crate::connectors::RESERVED_PARAMETERS;
+use crate::faults::{Faults, entry};
 use crate::model_registry::limits::{ID_BYTES, MAP_KEY_BYTES, NAME_BYTES};
 use crate::model_registry::validate::{check_filter, check_id};
 
@@ -148,7 +149,7 @@ fn numbers(faults: &mut Faults, at: &str, chat: &ChatCompletionRequest) {
                     format!("key: expected 1 to {MAP_KEY_BYTES} bytes"),
                 );
             } else {
-                let field = || format!("{biases}[{token:?}]");
+                let field = || entry(&biases, token);
                 within(faults, field, *bias, -100.0, 100.0);
             }
         }
@@ -201,9 +202,11 @@ fn additional_parameters(faults: &mut Faults, at: &str, chat: &ChatCompletionReq
         if key.is_empty() || key.len() > MAP_KEY_BYTES {
             let expected = format!("key: expected 1 to {MAP_KEY_BYTES} bytes");
             faults.add(field.as_str(), expected);
+        } else if RESERVED_PARAMETERS.contains(&key.as_str()) {
+            let expected = "may not be set here: it has a field of its own, which has limits";
+            faults.add(entry(&field, key), expected);
         } else {
-            let field = format!("{field}[{key:?}]");
-            faults.text(&field, value, ADDITIONAL_PARAMETER_BYTES);
+            faults.text(&entry(&field, key), value, ADDITIONAL_PARAMETER_BYTES);
         }
     }
 }

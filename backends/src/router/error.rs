@@ -19,6 +19,9 @@ const MODEL: &str = "intellirouter.model_registry.v1.Model";
 const STRATEGY: &str = "intellirouter.model_registry.v1.RoutingStrategy";
 const DOMAIN: &str = "intellirouter.model_registry.v1.RouterService";
 const SUBJECT: &str = "router";
+const CALLER: &str = "caller";
+/// Longest list of failures, in bytes.
+const FAILURES_BYTES: usize = 768;
 /// When to come back where nobody can know.
 const COME_BACK: Duration = Duration::from_secs(1);
 
@@ -32,12 +35,16 @@ pub(super) struct Tried {
 /// What stands against a request, or became of it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RouteError {
+    #[error("malformed: {}", .0.message())]
+    Malformed(Box<Status>),
     #[error("model {0} is not registered")]
     NotRegistered(String),
     #[error("the strategy {0} is disabled")]
     Disabled(&'static str),
-    #[error("the router has {max} calls in progress, its limit")]
-    TooManyCalls { max: usize },
+    #[error("{} has {max} calls in progress, its limit", who(*.own))]
+    TooManyCalls { max: usize, own: bool },
+    #[error("{} has requests in progress that hold {max} bytes, its limit, or nearly so", who(*.own))]
+    TooManyBytes { max: usize, own: bool },
     #[error("no model can be picked; {0}")]
     NoModel(LeftOut),
     #[error("no model answered: {}", failures(.0))]
@@ -46,10 +53,16 @@ pub(super) enum RouteError {
     Deadline { limit: Duration, tried: Vec<Tried> },
     #[error("model {}: {}", .0.model_id, .0.error)]
     Refused(Tried),
+    #[error(
+        "model {}: {}; ask for a shorter answer, or for one piece by piece", .0.model_id, .0.error
+    )]
+    TooLarge(Tried),
     #[error("the answer of model {} broke off: {}", .0.model_id, in_short(&.0.error))]
     Cut(Tried),
     #[error("the task that forwards the answer failed")]
     Forwarding,
+    #[error("the task that reads the strategy's rules failed")]
+    Reading,
     #[error("the settings could not be stored; nothing is changed")]
     Storage(StorageError),
 }
@@ -58,21 +71,27 @@ impl RouteError {
     /// How metrics name it.
     pub(super) fn outcome(&self) -> &'static str {
         match self {
+            Self::Malformed(_) => "malformed",
             Self::NotRegistered(_) | Self::Disabled(_) | Self::NoModel(_) => "no_model",
             Self::TooManyCalls { .. } => "too_many_calls",
+            Self::TooManyBytes { .. } => "too_many_bytes",
             Self::AllFailed(_) => "all_failed",
             Self::Deadline { .. } => "deadline",
             Self::Refused(_) => "refused",
+            Self::TooLarge(_) => "too_large",
             Self::Cut(_) => "cut",
-            Self::Forwarding | Self::Storage(_) => "internal",
+            Self::Forwarding | Self::Reading | Self::Storage(_) => "internal",
         }
     }
 
     fn code(&self) -> Code {
         match self {
+            Self::Malformed(status) => status.code(),
             Self::NotRegistered(_) => Code::NotFound,
             Self::Disabled(_) => Code::FailedPrecondition,
-            Self::TooManyCalls { .. } => Code::ResourceExhausted,
+            Self::TooManyCalls { .. } | Self::TooManyBytes { .. } | Self::TooLarge(_) => {
+                Code::ResourceExhausted
+            }
             Self::NoModel(left_out) if !left_out.may_pass() => Code::NotFound,
             Self::NoModel(left_out) if left_out.only_limits() => Code::ResourceExhausted,
             Self::NoModel(_) => Code::Unavailable,
@@ -82,19 +101,21 @@ impl RouteError {
             Self::Deadline { .. } => Code::DeadlineExceeded,
             Self::Refused(_) => Code::InvalidArgument,
             Self::Cut(_) | Self::Storage(_) => Code::Unavailable,
-            Self::Forwarding => Code::Internal,
+            Self::Forwarding | Self::Reading => Code::Internal,
         }
     }
 
     fn details(&self, text: &str) -> ErrorDetails {
         let info = |reason, metadata| ErrorDetails::with_error_info(reason, DOMAIN, metadata);
         match self {
+            Self::Malformed(status) => status.get_error_details(),
             Self::NotRegistered(id) => ErrorDetails::with_resource_info(MODEL, id, "", text),
             Self::Disabled(name) => {
                 ErrorDetails::with_precondition_failure_violation(STRATEGY, *name, text)
             }
-            Self::TooManyCalls { .. } => {
-                let mut details = ErrorDetails::with_quota_failure_violation(SUBJECT, text);
+            Self::TooManyCalls { own, .. } | Self::TooManyBytes { own, .. } => {
+                let subject = if *own { CALLER } else { SUBJECT };
+                let mut details = ErrorDetails::with_quota_failure_violation(subject, text);
                 details.set_retry_info(Some(COME_BACK));
                 details
             }
@@ -118,8 +139,9 @@ impl RouteError {
                 details.add_bad_request_violation("request", text);
                 details
             }
+            Self::TooLarge(tried) => info("ANSWER_TOO_LARGE", metadata(slice::from_ref(tried))),
             Self::Cut(tried) => info("ANSWER_CUT", metadata(slice::from_ref(tried))),
-            Self::Forwarding => info("INTERNAL", HashMap::new()),
+            Self::Forwarding | Self::Reading => info("INTERNAL", HashMap::new()),
             Self::Storage(_) => {
                 let mut details = info("STORAGE", HashMap::new());
                 details.set_retry_info(Some(COME_BACK));
@@ -131,16 +153,41 @@ impl RouteError {
 
 impl From<RouteError> for Status {
     fn from(error: RouteError) -> Self {
+        if let RouteError::Malformed(status) = error {
+            return *status;
+        }
         let text = error.to_string();
         let details = error.details(&text);
         Status::with_error_details(error.code(), text, details)
     }
 }
 
-/// The models that failed, and how, in short: `a: status 503, b: no answer in time`.
+/// A request that is not well formed, as `Faults` tell it.
+impl From<Status> for RouteError {
+    fn from(status: Status) -> Self {
+        Self::Malformed(Box::new(status))
+    }
+}
+
+fn who(own: bool) -> &'static str {
+    if own { "the caller" } else { "the router" }
+}
+
+/// The models that failed, and how, in short: `a: status 503, b: no answer in time`. Told thrice in
+/// the headers of a status, of which common clients take 8 KiB: what does not fit is counted.
 pub(super) fn failures(tried: &[Tried]) -> String {
-    let each = |tried: &Tried| format!("{}: {}", tried.model_id, in_short(&tried.error));
-    tried.iter().map(each).collect::<Vec<_>>().join(", ")
+    let mut told = String::new();
+    for (index, one) in tried.iter().enumerate() {
+        let next = format!("{}: {}", one.model_id, in_short(&one.error));
+        if told.len() + next.len() > FAILURES_BYTES {
+            return format!("{told}, and {} more", tried.len() - index);
+        }
+        if index > 0 {
+            told.push_str(", ");
+        }
+        told.push_str(&next);
+    }
+    told
 }
 
 fn in_short(error: &ConnectorError) -> String {
@@ -154,6 +201,7 @@ fn in_short(error: &ConnectorError) -> String {
             format!("status {status}")
         }
         ConnectorError::Unusable(_) => "unusable answer".to_owned(),
+        ConnectorError::TooLarge(_) => "answer too large".to_owned(),
     }
 }
 

@@ -34,6 +34,9 @@ pub const ADDITIONAL_PARAMETER_BYTES: usize = 16 * 1024;
 pub const EXCLUDED_MODELS: usize = 256;
 /// Most models that are tried for one request.
 pub const ATTEMPTS: u32 = 10;
+/// Largest answer, or piece of one, in bytes: gRPC clients take 4 MiB unless told otherwise, and
+/// what is told about the choice needs some room too.
+pub const ANSWER_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 /// Longest time for one request, in milliseconds.
 pub const TIMEOUT_MS: u32 = 600_000;
 /// Most calls that follow a failed one to the same model, whatever its `max_retries` says.
@@ -41,10 +44,20 @@ pub const RETRIES: u32 = 3;
 
 /// Most rules of the content based strategy.
 pub const RULES: usize = 32;
-/// Most bytes of a rule's regular expression once it is compiled.
-pub const RULE_COMPILED_BYTES: usize = 128 * 1024;
+/// Longest regular expression of a rule, in bytes.
+pub const RULE_BYTES: usize = 256;
+/// Most bytes of the expressions of all rules together.
+pub const RULES_BYTES: usize = 2 * 1024;
+/// Most bytes of one expression once it is compiled.
+pub const RULE_COMPILED_BYTES: usize = 32 * 1024;
+/// Most bytes of all of them once they are compiled. Times the text that they look at, this is what
+/// a request can cost in computing time: some tens of milliseconds.
+pub const RULES_COMPILED_BYTES: usize = 128 * 1024;
 /// How much of a message the rules look at, from its beginning, in bytes.
-pub const RULE_TEXT_BYTES: usize = 64 * 1024;
+pub const RULE_TEXT_BYTES: usize = 4 * 1024;
+/// Most requests whose rules are compiled or looked up at a time; others wait, for as long as they
+/// have time at all.
+pub const READINGS: usize = 2;
 /// Largest weight of the custom strategy.
 pub const WEIGHT: u32 = 1_000_000;
 

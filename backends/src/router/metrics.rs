@@ -1,8 +1,9 @@
 //! What operators see of the router: calls by outcome, fallbacks, tokens and times.
 //!
 //! Owns the metrics and the record of one call. A record that is dropped without an outcome is a
-//! call that its caller gave up, or one that panicked. Label values are the names of strategies, outcomes and directions:
-//! their number is fixed.
+//! call that its caller gave up, or one that panicked. Label values are the names of strategies,
+//! outcomes and directions: their number is fixed. A call that is refused before its strategy is
+//! known counts under the one that it asks for, which may be `unspecified`.
 
 use std::sync::Arc;
 
@@ -96,7 +97,7 @@ impl Metrics {
     }
 }
 
-/// A call, from the moment when its strategy is known.
+/// A call, from its arrival.
 #[derive(Debug)]
 pub(super) struct Record {
     metrics: Arc<Metrics>,
@@ -106,14 +107,19 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn begin(metrics: &Arc<Metrics>, kind: RoutingStrategy, started: Instant) -> Self {
+    pub(super) fn begin(metrics: &Arc<Metrics>, wanted: RoutingStrategy) -> Self {
         metrics.open_calls.inc();
         Self {
             metrics: Arc::clone(metrics),
-            strategy: strategies::name(kind),
-            started,
+            strategy: strategies::name(wanted),
+            started: Instant::now(),
             outcome: "cancelled",
         }
+    }
+
+    /// The strategy that it gets.
+    pub(super) fn by(&mut self, kind: RoutingStrategy) {
+        self.strategy = strategies::name(kind);
     }
 
     /// Another model than the first choice answers.

@@ -2,24 +2,27 @@
 //! and until when.
 //!
 //! Owns what a request's fields mean together with the settings of its strategy. It looks at no
-//! model but the preferred one. It fails with INVALID_ARGUMENT, which names every field at fault,
-//! and with [`RouteError`] for a strategy or a preferred model that is not there.
+//! model but the preferred one. It fails with [`RouteError`]: for a malformed request, which names
+//! every field at fault, for one that holds too much, and for a strategy or a preferred model that
+//! is not there.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use intellirouter_proto::intellirouter::model_registry::v1::{
     ChatCompletionRequest, RouteRequestRequest, RoutingRequest, RoutingStrategy, StrategyConfig,
 };
-use tokio::time::Instant;
-use tonic::Status;
+use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
 use super::catalog::{Ready, Setting};
 use super::check;
 use super::error::RouteError;
-use super::limits::{ATTEMPTS, TIMEOUT_MS};
+use super::limits::{ATTEMPTS, RULE_TEXT_BYTES, TIMEOUT_MS};
+use super::places::{Place, weight};
 use super::select::{Conditions, Needs};
-use super::strategies::Asked;
+use super::strategies::{Asked, Wanted, takes_long};
 use crate::faults::Faults;
 
 /// See the module.
@@ -42,12 +45,13 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Plans a request that came just now.
-    pub(super) fn of(
+    /// Plans a request that came just now; `place` counts what it holds.
+    pub(super) async fn of(
         shared: &Shared,
+        place: &mut Place,
         request: RouteRequestRequest,
         streaming: bool,
-    ) -> Result<Self, Status> {
+    ) -> Result<Self, RouteError> {
         let (started, started_at) = (Instant::now(), (shared.clock)());
         let RouteRequestRequest {
             context,
@@ -62,30 +66,47 @@ impl Plan {
         let completion = completion(request, &mut routing, &mut faults);
         let preferred = preferred(&completion, &routing, &mut faults);
         faults.into_result()?;
+        place.hold(weight(&completion, &routing))?;
 
         let setting = shared.catalog.enabled(routing.strategy())?;
-        let mut faults = Faults::default();
-        let strategy = setting.with(&routing.strategy_parameters, &mut faults);
-        faults.into_result()?;
+        let fallback = fallback(shared, &setting.config);
+        let limit = limit(&routing, &setting, shared.settings.default_timeout);
+        let rules = Rules {
+            setting: Arc::clone(&setting),
+            overrides: std::mem::take(&mut routing.strategy_parameters),
+            fallback: fallback.as_ref().map(|setting| setting.ready.clone()),
+            text: beginning(last_user_message(&completion)),
+        };
+        let fallback_takes_long = fallback.is_some_and(|fallback| takes_long(fallback.kind));
+        let read = match takes_long(setting.kind) || fallback_takes_long {
+            false => rules.read()?,
+            true => {
+                let reading = shared.readings.run(move || rules.read());
+                let tried = Vec::new();
+                let late = |_| RouteError::Deadline { limit, tried };
+                timeout_at(started + limit, reading)
+                    .await
+                    .map_err(late)???
+            }
+        };
+        let Read {
+            strategy,
+            fallback,
+            wanted,
+        } = read;
         if let Some(id) = &preferred
             && shared.source.candidate(id).is_none()
         {
-            return Err(RouteError::NotRegistered(id.clone()).into());
+            return Err(RouteError::NotRegistered(id.clone()));
         }
 
         let config = &setting.config;
-        let fallback = fallback(shared, config);
-        let text = last_user_message(&completion);
-        let wanted = strategy.strategy.look(text).or_else(|| {
-            let fallback = fallback.as_ref()?;
-            fallback.strategy.look(text)
-        });
         let prompt_tokens = prompt_tokens(&completion);
         Ok(Self {
             request_id: request_id(context.request_id),
             kind: setting.kind,
             max_attempts: max_attempts(&routing, config),
-            limit: limit(&routing, &setting, shared.settings.default_timeout),
+            limit,
             asked: Asked {
                 wanted,
                 prompt_tokens,
@@ -168,11 +189,43 @@ fn preferred(
     Some(id.clone())
 }
 
+/// What it takes to read a request's rules, and to look for what they match. It stands alone, so
+/// that this can be done on another thread.
+struct Rules {
+    setting: Arc<Setting>,
+    overrides: HashMap<String, String>,
+    fallback: Option<Ready>,
+    text: String,
+}
+
+struct Read {
+    strategy: Ready,
+    fallback: Option<Ready>,
+    wanted: Option<Wanted>,
+}
+
+impl Rules {
+    fn read(self) -> Result<Read, RouteError> {
+        let mut faults = Faults::default();
+        let strategy = self.setting.with(&self.overrides, &mut faults);
+        faults.into_result()?;
+        let wanted = strategy.strategy.look(&self.text).or_else(|| {
+            let fallback = self.fallback.as_ref()?;
+            fallback.strategy.look(&self.text)
+        });
+        Ok(Read {
+            strategy,
+            fallback: self.fallback,
+            wanted,
+        })
+    }
+}
+
 /// The strategy's fallback strategy, with its own settings; a disabled one is none.
-fn fallback(shared: &Shared, config: &StrategyConfig) -> Option<Ready> {
+fn fallback(shared: &Shared, config: &StrategyConfig) -> Option<Arc<Setting>> {
     match config.fallback_strategy() {
         RoutingStrategy::Unspecified => None,
-        kind => Some(shared.catalog.enabled(kind).ok()?.ready.clone()),
+        kind => shared.catalog.enabled(kind).ok(),
     }
 }
 
@@ -203,6 +256,11 @@ fn last_user_message(completion: &ChatCompletionRequest) -> &str {
     let mut messages = completion.messages.iter().rev();
     let last = messages.find(|message| message.role == "user");
     last.map_or("", |message| message.content.as_str())
+}
+
+/// As much of a text as rules look at.
+fn beginning(text: &str) -> String {
+    text[..text.floor_char_boundary(RULE_TEXT_BYTES)].to_owned()
 }
 
 /// An estimate, as every model counts in its own way: a token for every four bytes of each message

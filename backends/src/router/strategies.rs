@@ -118,6 +118,11 @@ pub(super) fn description(kind: RoutingStrategy) -> &'static str {
     }
 }
 
+/// Whether reading or looking may take long: then neither has a place on an async thread.
+pub(super) fn takes_long(kind: RoutingStrategy) -> bool {
+    kind == RoutingStrategy::ContentBased
+}
+
 /// Makes a strategy out of its parameters. Where there is a fault, what comes back is of no use.
 pub(super) fn read(kind: RoutingStrategy, parameters: &mut Parameters<'_>) -> Arc<dyn Strategy> {
     match kind {

@@ -16,14 +16,17 @@ use intellirouter_proto::intellirouter::model_registry::v1::{
     ChatCompletionChunk, ChatCompletionRequest, RouteRequestStreamResponse, RoutingMetadata,
     UsageInfo,
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use prost::Message;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::attempts::{self, Answered, Ask};
 use super::error::{RouteError, Tried};
+use super::limits::ANSWER_BYTES;
 use super::metrics::Record;
+use super::places::Place;
 use super::plan::Plan;
 use super::{Shared, report};
 use crate::connectors::{ConnectorError, Connectors, Endpoint, Part, Parts};
@@ -60,7 +63,7 @@ impl Ask for Piecewise {
             match part? {
                 Part::Usage(told) => usage = Some(told),
                 Part::Chunk(chunk) => {
-                    let first = Some(chunk);
+                    let first = Some(readable(chunk)?);
                     return Ok(Begun { first, rest, usage });
                 }
             }
@@ -74,13 +77,14 @@ pub(super) async fn route(
     shared: &Arc<Shared>,
     mut plan: Plan,
     mut record: Record,
-    place: OwnedSemaphorePermit,
+    mut place: Place,
 ) -> Result<Messages, RouteError> {
     let answered = attempts::answer::<Piecewise>(shared, &plan)
         .await
         .inspect_err(|error| record.ends(error.outcome()))?;
     // The model has it; the stream may take minutes.
     plan.completion = ChatCompletionRequest::default();
+    place.let_go();
     report::decided(shared, &plan, &answered);
     if report::is_fallback(&plan, &answered) {
         record.fell_back();
@@ -152,7 +156,7 @@ impl Answering {
             match part? {
                 Part::Usage(told) => self.answered.answer.usage = Some(told),
                 Part::Chunk(chunk) => {
-                    let _ = pieces.send(piece(Some(chunk))).await;
+                    let _ = pieces.send(piece(Some(readable(chunk)?))).await;
                 }
             }
         }
@@ -195,6 +199,15 @@ impl Answering {
             limit: self.plan.limit,
             tried: self.answered.tried.clone(),
         }
+    }
+}
+
+/// A piece that the caller's side can read. An event of an endpoint is small, but few bytes of it may
+/// stand for much: every piece of a tool call has its whole id.
+fn readable(chunk: ChatCompletionChunk) -> Result<ChatCompletionChunk, ConnectorError> {
+    match chunk.encoded_len() > ANSWER_BYTES {
+        true => Err(ConnectorError::TooLarge(ANSWER_BYTES)),
+        false => Ok(chunk),
     }
 }
 

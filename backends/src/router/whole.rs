@@ -8,9 +8,11 @@ use intellirouter_proto::intellirouter::common::v1::Status as Ended;
 use intellirouter_proto::intellirouter::model_registry::v1::{
     ChatCompletionRequest, ChatCompletionResponse, RouteRequestResponse,
 };
+use prost::Message;
 
 use super::attempts::{self, Ask};
 use super::error::RouteError;
+use super::limits::ANSWER_BYTES;
 use super::metrics::Record;
 use super::plan::Plan;
 use super::{Shared, report};
@@ -28,7 +30,12 @@ impl Ask for Whole {
         request: &ChatCompletionRequest,
         limit: Duration,
     ) -> Result<ChatCompletionResponse, ConnectorError> {
-        connectors.complete(endpoint, request, limit).await
+        let answer = connectors.complete(endpoint, request, limit).await?;
+        // Larger, it would be sent, and the caller's side could not read it.
+        match answer.encoded_len() > ANSWER_BYTES {
+            true => Err(ConnectorError::TooLarge(ANSWER_BYTES)),
+            false => Ok(answer),
+        }
     }
 }
 

@@ -264,9 +264,9 @@ async fn every_write_that_could_not_be_begun_hears_why() {
             None
         })
     });
-    let failing = AtomicBool::new(false);
-    assert!(commit(&mut connection, writes, &failing).is_err());
-    assert!(failing.load(Ordering::SeqCst));
+    let state = State::default();
+    assert!(commit(&mut connection, writes, &state).is_err());
+    assert!(state.failing.load(Ordering::SeqCst));
     let heard = heard.lock().unwrap();
     assert_eq!(heard.len(), 3);
     let database = |why: &Option<StorageError>| matches!(why, Some(StorageError::Database(_)));
@@ -291,4 +291,56 @@ async fn all_files_are_for_their_owner_alone_even_those_of_another_time() {
     names.sort();
     let expected = ["notes.db", "notes.db-shm", "notes.db-wal", "notes.db.lock"];
     assert_eq!(names, expected);
+}
+
+/// Whether one of the files of the database holds this text.
+fn is_on_disk(directory: &tempfile::TempDir, text: &str) -> bool {
+    let mut files = directory.path().read_dir().unwrap();
+    files.any(|file| {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        bytes
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
+    })
+}
+
+async fn erase(database: &Database) {
+    let erased = database.erase_then(
+        |db| {
+            db.execute("DELETE FROM notes WHERE text LIKE 'secret%'", [])?;
+            Ok::<_, StorageError>(())
+        },
+        |()| (),
+    );
+    erased.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_erased_is_in_no_file_once_that_is_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = open(&directory);
+    for n in 0..50 {
+        add(&database, &format!("kept {n} {}", "x".repeat(300)))
+            .await
+            .unwrap();
+        add(&database, &format!("secret {n}")).await.unwrap();
+    }
+    assert!(is_on_disk(&directory, "secret 7"));
+    erase(&database).await;
+    assert!(!is_on_disk(&directory, "secret"));
+    assert_eq!(notes(&database).await.len(), 50);
+}
+
+#[tokio::test]
+async fn what_was_erased_while_another_read_the_log_is_gone_after_the_next_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = open(&directory);
+    add(&database, "secret").await.unwrap();
+    let other = reader(&directory.path().join("notes.db")).unwrap();
+    other.execute_batch("BEGIN; SELECT * FROM notes").unwrap();
+    erase(&database).await;
+    assert!(is_on_disk(&directory, "secret"));
+    other.execute_batch("COMMIT").unwrap();
+    add(&database, "next").await.unwrap();
+    assert!(!is_on_disk(&directory, "secret"));
 }

@@ -3,7 +3,8 @@
 //! Owns TLS (the system's CAs and one more file), the pool, and the limit in time for a new
 //! connection, which covers name, TCP and TLS together. It does not own what is sent or what the
 //! bytes mean. It fails with [`ConnectorError::Connection`], or
-//! [`Unusable`](ConnectorError::Unusable) for what is no HTTP or larger than is taken. Limits: the
+//! [`Unusable`](ConnectorError::Unusable) for what is no HTTP, or
+//! [`TooLarge`](ConnectorError::TooLarge) for what is larger than is taken. Limits: the
 //! head of an answer has at most 64 KiB and 100 fields; the pool's bounds are in
 //! [`ConnectorSettings`].
 
@@ -102,7 +103,7 @@ pub(super) async fn read_all(
     let mut bytes = Vec::new();
     while let Some(piece) = next_piece(&mut body, idle, deadline).await? {
         if bytes.len() + piece.len() > most {
-            return Err(too_large(most));
+            return Err(ConnectorError::TooLarge(most));
         }
         bytes.extend_from_slice(&piece);
     }
@@ -143,10 +144,6 @@ pub(super) async fn next_piece(
             }
         }
     }
-}
-
-pub(super) fn too_large(most: usize) -> ConnectorError {
-    ConnectorError::Unusable(format!("it has more than {most} bytes"))
 }
 
 fn broken(error: &(dyn Error + 'static)) -> ConnectorError {

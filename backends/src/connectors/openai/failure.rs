@@ -1,7 +1,7 @@
 //! What an endpoint's refusal means, and what of its words may be passed on.
 //!
 //! Owns the mapping from HTTP status to [`ConnectorError`], and the cleaning of texts: no control
-//! characters, no key, at most 512 bytes. At most 16 KiB of a refusal are read.
+//! and no format characters, no key, at most 512 bytes. At most 16 KiB of a refusal are read.
 
 use std::time::Duration;
 
@@ -31,9 +31,9 @@ impl Censor {
 
     /// A text of the endpoint, fit to be shown.
     pub(super) fn text(&self, text: &str) -> String {
-        // Control characters go first, as they could hide the key; the cut is last, as it could
+        // What can't be seen goes first, as it could hide the key; the cut is last, as it could
         // leave a part of it.
-        let text = without_control(text);
+        let text = visible(text);
         if self.0.is_empty() {
             return cut(&text);
         }
@@ -43,11 +43,41 @@ impl Censor {
 
 /// A text that no key can be in, fit to be shown.
 pub(super) fn plain(text: &str) -> String {
-    cut(&without_control(text))
+    cut(&visible(text))
 }
 
-fn without_control(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
+fn visible(text: &str) -> String {
+    let hidden = |c: &char| c.is_control() || is_format(*c);
+    text.chars().filter(|c| !hidden(c)).collect()
+}
+
+/// Whether a character has no form of its own but changes how others are shown: the general
+/// categories Cf, Zl and Zp of Unicode 17. In a log it could turn a line around or hide a part.
+fn is_format(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{600}'..='\u{605}'
+            | '\u{61c}'
+            | '\u{6dd}'
+            | '\u{70f}'
+            | '\u{890}'..='\u{891}'
+            | '\u{8e2}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{2064}'
+            | '\u{2066}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{110bd}'
+            | '\u{110cd}'
+            | '\u{13430}'..='\u{1343f}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0001}'
+            | '\u{e0020}'..='\u{e007f}'
+    )
 }
 
 fn cut(text: &str) -> String {
@@ -144,6 +174,15 @@ mod tests {
     fn a_key_does_not_come_back_however_it_is_hidden() {
         let text = censor().text("no sk-secret, sk-\u{7}sec\nret, sk-secretsk-secret");
         assert_eq!(text, "no [key], [key], [key][key]");
+    }
+
+    #[test]
+    fn what_turns_a_line_around_or_hides_a_part_of_it_is_taken_out() {
+        let text =
+            plain("a\u{202e}b\u{2066}c\u{200b}d\u{2028}e\u{feff}f\u{e0041}g \u{e9}\u{1f600}");
+        assert_eq!(text, "abcdefg \u{e9}\u{1f600}");
+        let text = censor().text("sk-\u{200d}secret");
+        assert_eq!(text, "[key]");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::super::deadline::Deadline;
 use super::super::{ConnectorError, Part, Parts};
 use super::Bounds;
 use super::answer::{self, Envelope, Logprobs};
-use super::client::{next_piece, too_large};
+use super::client::next_piece;
 use super::events::{EventReader, TooLarge};
 use super::failure::Censor;
 use super::few::Few;
@@ -102,7 +102,7 @@ impl Reader {
             };
             self.taken += piece.len();
             if self.taken > self.bounds.answer_bytes {
-                return Err(too_large(self.bounds.answer_bytes));
+                return Err(ConnectorError::TooLarge(self.bounds.answer_bytes));
             }
             self.unread = piece;
         }

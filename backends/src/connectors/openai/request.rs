@@ -3,8 +3,8 @@
 //! Owns the mapping of every field. A number that is 0 and a text or list that is empty are not
 //! set, and not sent: the contract can't tell them apart. Who wants a temperature of 0 sends the
 //! additional parameter `temperature` = `0`. Additional parameters go out as they are, as JSON if
-//! they are JSON, else as text; they win over the request's other fields, but may not name what
-//! decides who answers what and how: `model`, `messages`, `stream`, `stream_options`.
+//! they are JSON, else as text; they win over the request's other fields, but may not name those in
+//! [`RESERVED_PARAMETERS`].
 //!
 //! A message may carry the tool calls that it answers or makes, in its metadata: `tool_calls` (JSON,
 //! as answers have it), `tool_call_id`, `name`. Other metadata is not sent.
@@ -19,9 +19,7 @@ use intellirouter_proto::intellirouter::model_registry::v1::{
 };
 use serde_json::{Map, Value, json};
 
-use super::super::ConnectorError;
-
-const RESERVED: [&str; 4] = ["model", "messages", "stream", "stream_options"];
+use super::super::{ConnectorError, RESERVED_PARAMETERS};
 
 /// The body of a request. The same request gives the same bytes: keys are sorted. Without
 /// `streamed` it does not say how the answer is to come.
@@ -35,7 +33,7 @@ pub(in super::super) fn body(
     set_texts(&mut body, request);
     set_tools(&mut body, request)?;
     for (name, value) in &request.additional_parameters {
-        if RESERVED.contains(&name.as_str()) {
+        if RESERVED_PARAMETERS.contains(&name.as_str()) {
             let why = "may not be set here";
             return Err(invalid(&format!("additional_parameters.{name}"), why));
         }
@@ -51,7 +49,10 @@ pub(in super::super) fn body(
         let options = json!({"include_usage": true});
         body.insert("stream_options".to_owned(), options);
     }
-    Ok(Value::Object(body).to_string().into_bytes())
+    let mut bytes = Value::Object(body).to_string().into_bytes();
+    // Grown by doubling, it may have twice the room that it needs, for as long as it is sent.
+    bytes.shrink_to_fit();
+    Ok(bytes)
 }
 
 fn set_numbers(

@@ -317,8 +317,7 @@ async fn an_endless_answer_is_given_up_at_the_bound() {
     let connectors = Connectors::new(settings).unwrap();
     let endpoint = endpoint(&server.url());
     let answer = connectors.complete(&endpoint, &request("hi"), LIMIT).await;
-    let why = "it has more than 100000 bytes".to_owned();
-    assert_eq!(answer, Err(ConnectorError::Unusable(why)));
+    assert_eq!(answer, Err(ConnectorError::TooLarge(100_000)));
 }
 
 #[tokio::test]

@@ -229,10 +229,9 @@ async fn an_endless_line_is_given_up_at_the_bound_of_an_event() {
 
 #[tokio::test]
 async fn an_endless_answer_is_given_up_at_the_bound_of_an_answer() {
-    let why = "it has more than 100000 bytes".to_owned();
     for piece in [event(&chunk("x", None)), ": ping\n\n".to_owned()] {
         let reply = Reply::events([""; 0]).then(End::Endless(piece.into()));
-        assert_eq!(bounded(reply).await, ConnectorError::Unusable(why.clone()));
+        assert_eq!(bounded(reply).await, ConnectorError::TooLarge(100_000));
     }
 }
 

@@ -120,29 +120,79 @@ async fn models_that_rest_and_models_without_a_connector_are_left_alone() {
 #[tokio::test]
 async fn no_more_than_sixteen_checks_run_at_a_time() {
     let running = Arc::new(AtomicUsize::new(0));
-    let seen = Arc::clone(&running);
-    let mut server = TestServer::start(move |_| {
-        seen.fetch_add(1, Ordering::SeqCst);
-        Reply::Silence
-    })
-    .await;
-    let settings = RegistrySettings {
-        health_timeout: Duration::from_secs(30),
-        ..every(OFTEN)
-    };
-    let mut world = World::new(settings).await;
-    for n in 0..40 {
-        register(&mut world.client, at(&format!("m-{n}"), &server))
-            .await
-            .unwrap();
+    let mut world = World::new(patient()).await;
+    let mut servers = Vec::new();
+    for n in 0..6 {
+        servers.push(silent_endpoint(&running).await);
+        register_ten(&mut world, n, &servers[n]).await;
     }
-    for _ in 0..16 {
-        server.request().await;
+    while running.load(Ordering::SeqCst) < 16 {
+        tokio::task::yield_now().await;
     }
     // Many rounds later there are still no more.
-    let more = tokio::time::timeout(10 * OFTEN, server.request()).await;
-    assert!(more.is_err());
+    tokio::time::sleep(10 * OFTEN).await;
     assert_eq!(running.load(Ordering::SeqCst), 16);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_answer_keeps_no_other_from_its_turn() {
+    let running = Arc::new(AtomicUsize::new(0));
+    let mut world = World::new(patient()).await;
+    let silent = [
+        silent_endpoint(&running).await,
+        silent_endpoint(&running).await,
+    ];
+    for (n, server) in silent.iter().enumerate() {
+        register_ten(&mut world, n, server).await;
+    }
+    while running.load(Ordering::SeqCst) < 8 {
+        tokio::task::yield_now().await;
+    }
+    let mut good = endpoint().await;
+    register(&mut world.client, at("z", &good)).await.unwrap();
+    // Round after round, while each of the others is asked four times and no more.
+    for _ in 0..5 {
+        good.request().await;
+    }
+    assert_eq!(running.load(Ordering::SeqCst), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_nobody_called_for_takes_no_longer_than_the_settings_say() {
+    let mut world = World::new(every(SELDOM)).await;
+    let mut events = world.health_events().await;
+    let server = silent_endpoint(&Arc::default()).await;
+    let mut slow = at("m", &server);
+    slow.connector_config.as_mut().unwrap().timeout_ms = 600_000;
+    register(&mut world.client, slow).await.unwrap();
+    world.registry.report_unreachable("m", "reset");
+    let event = events.next().await;
+    assert_eq!((event.healthy, event.latency_ms), (false, 5_000.0));
+}
+
+/// Takes requests, counts them, and never answers.
+async fn silent_endpoint(requests: &Arc<AtomicUsize>) -> TestServer {
+    let requests = Arc::clone(requests);
+    TestServer::start(move |_| {
+        requests.fetch_add(1, Ordering::SeqCst);
+        Reply::Silence
+    })
+    .await
+}
+
+/// Rounds often, and checks that last.
+fn patient() -> RegistrySettings {
+    RegistrySettings {
+        health_timeout: Duration::from_secs(30),
+        ..every(OFTEN)
+    }
+}
+
+async fn register_ten(world: &mut World, group: usize, server: &TestServer) {
+    for n in 0..10 {
+        let model = at(&format!("m-{group}-{n}"), server);
+        register(&mut world.client, model).await.unwrap();
+    }
 }
 
 #[tokio::test]

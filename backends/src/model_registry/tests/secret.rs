@@ -159,3 +159,38 @@ async fn errors_show_no_key() {
         assert!(!String::from_utf8_lossy(status.details()).contains(KEY));
     }
 }
+
+/// Whether one of the files of the registry holds this text.
+fn is_on_disk(world: &World, text: &str) -> bool {
+    let mut files = world.directory.path().read_dir().unwrap();
+    files.any(|file| {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        bytes
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
+    })
+}
+
+#[tokio::test]
+async fn a_key_that_is_replaced_or_removed_leaves_the_disk() {
+    let mut world = world_with_key().await;
+    // Written again, the row has old copies.
+    set_status(&mut world.client, "m", 3, "why").await.unwrap();
+    assert!(is_on_disk(&world, KEY));
+    let change = with_connector("m", connector("openai", URL, "sk-another"));
+    update(&mut world.client, change).await.unwrap();
+    assert!(is_on_disk(&world, "sk-another") && !is_on_disk(&world, KEY));
+    remove(&mut world.client, "m").await.unwrap();
+    assert!(!is_on_disk(&world, "sk-another"));
+}
+
+#[tokio::test]
+async fn a_key_that_no_header_can_carry_is_refused() {
+    let mut client = default_client().await;
+    for key in ["sk-a\r\nX-Evil: 1", "sk a", "sk-\u{e9}", "sk-a\0"] {
+        let bad = with_connector("m", connector("openai", URL, key));
+        let status = register(&mut client, bad).await.unwrap_err();
+        let field = "metadata.connector_config.api_key";
+        assert_eq!(faulty_fields(&status), [field], "{key:?}");
+    }
+}

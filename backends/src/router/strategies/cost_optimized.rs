@@ -34,7 +34,10 @@ impl CostOptimized {
         let output = f64::from(output) * f64::from(asked.answers);
         let input = f64::from(asked.prompt_tokens);
         let per_1k = |tokens: f64, price: f32| tokens / 1000.0 * f64::from(price);
-        per_1k(input, model.cost_per_1k_input) + per_1k(output, model.cost_per_1k_output)
+        let cost =
+            per_1k(input, model.cost_per_1k_input) + per_1k(output, model.cost_per_1k_output);
+        // A price of -0.0 is 0; added to 0.0, it loses its sign.
+        cost + 0.0
     }
 }
 
@@ -88,6 +91,12 @@ mod tests {
         };
         assert_eq!(STRATEGY.pick(&pool, &long_prompt).unwrap().index, 0);
         assert_eq!(STRATEGY.pick(&pool, &long_answer).unwrap().index, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_price_of_minus_zero_is_no_price() {
+        let pool = [priced("a", 5.0, 5.0), priced("b", -0.0, -0.0)];
+        assert_eq!(STRATEGY.pick(&pool, &asked()).unwrap().index, 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use intellirouter_proto::intellirouter::model_registry::v1::RoutingStrategy;
 
 use super::name;
-use crate::faults::Faults;
+use crate::faults::{Faults, entry};
 
 /// See the module.
 pub(crate) struct Parameters<'a> {
@@ -55,7 +55,7 @@ impl<'a> Parameters<'a> {
     /// Records that a parameter does not hold what was expected.
     pub(super) fn fault(&mut self, name: &str, expected: impl Into<String>) {
         let at = self.given.get(name).map_or("parameters", |given| given.at);
-        self.faults.add(format!("{at}[{name:?}]"), expected);
+        self.faults.add(entry(at, name), expected);
     }
 
     /// A whole number.
@@ -78,7 +78,7 @@ impl<'a> Parameters<'a> {
         let unknown = self.given.iter().filter(|(_, given)| !given.taken);
         for (key, given) in unknown {
             let expected = format!("the strategy {} has no such parameter", name(kind));
-            self.faults.add(format!("{}[{key:?}]", given.at), expected);
+            self.faults.add(entry(given.at, key), expected);
         }
     }
 }

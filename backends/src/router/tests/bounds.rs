@@ -1,3 +1,7 @@
+use intellirouter::security::Claims;
+use pb::router_service_server::RouterService;
+use tonic::Request;
+
 use super::*;
 use crate::connectors::test_server::{End, chunk, event};
 
@@ -105,4 +109,142 @@ async fn a_model_that_is_out_is_counted_by_its_reason_and_the_caller_may_come_ba
     assert_eq!(left_out, pairs(&expected));
     let text = "no model can be picked; left out: 1 connector, 3 status";
     assert_eq!(status.message(), text);
+}
+
+fn of(text: String) -> RouteRequestRequest {
+    RouteRequestRequest {
+        request: Some(chat(&text)),
+        ..request()
+    }
+}
+
+#[tokio::test]
+async fn requests_in_progress_hold_no_more_bytes_than_the_settings_allow() {
+    let mut server = TestServer::start(|request| match request.json()["stream"] == true {
+        true => Reply::events([event(&chunk("one ", None))]).then(End::Stall),
+        false => Reply::Silence,
+    })
+    .await;
+    let settings = RouterSettings {
+        max_request_bytes: 1024 * 1024,
+        ..Default::default()
+    };
+    let mut fixture = Fixture::with([remote("m", &server.url())], settings).await;
+    // Seven times as many bytes while it is sent: a control character becomes six.
+    let large = || of("\u{1}".repeat(80 * 1024));
+    let mut client = fixture.client.clone();
+    let call = tokio::spawn(async move { client.route_request(large()).await });
+    promptly(server.request()).await;
+
+    let status = fixture.refusal(large()).await;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("1048576 bytes"), "{status:?}");
+    let details = status.get_error_details();
+    let quota = &details.quota_failure().unwrap().violations[0];
+    assert_eq!(quota.subject, "router");
+    assert!(retry_delay(&status) > Duration::ZERO);
+    // A smaller one has room.
+    let mut client = fixture.client.clone();
+    let small = tokio::spawn(async move { client.route_request(request()).await });
+    promptly(server.request()).await;
+
+    call.abort();
+    small.abort();
+    promptly(server.all_closed()).await;
+    // A stream whose answer has begun holds its request no longer.
+    let first = fixture.client.stream_route_request(large()).await.unwrap();
+    let second = fixture.client.stream_route_request(large()).await.unwrap();
+    drop((first, second));
+}
+
+fn by_caller(sub: &str, role: &str) -> Request<RouteRequestRequest> {
+    let mut request = Request::new(request());
+    request.extensions_mut().insert(Claims {
+        sub: sub.to_owned(),
+        iss: "intellirouter".to_owned(),
+        aud: "model_registry".to_owned(),
+        exp: u64::MAX,
+        iat: 0,
+        roles: vec![role.to_owned()],
+    });
+    request
+}
+
+#[tokio::test]
+async fn one_caller_takes_no_more_than_its_share_of_the_calls() {
+    let server = always(Reply::events([event(&chunk("one ", None))]).then(End::Stall)).await;
+    let settings = RouterSettings {
+        max_calls: 8,
+        ..Default::default()
+    };
+    let fixture = Fixture::with([remote("m", &server.url())], settings).await;
+    let router = &fixture.router;
+    let stream = |sub, role| router.stream_route_request(by_caller(sub, role));
+    let mut open = vec![
+        stream("ann", "user").await.unwrap(),
+        stream("ann", "user").await.unwrap(),
+    ];
+    let Err(status) = stream("ann", "user").await else {
+        panic!("a third call");
+    };
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(
+        status.message().contains("the caller has 2 calls"),
+        "{status:?}"
+    );
+    let details = status.get_error_details();
+    assert_eq!(
+        details.quota_failure().unwrap().violations[0].subject,
+        "caller"
+    );
+    assert!(retry_delay(&status) > Duration::ZERO);
+
+    open.push(stream("bob", "user").await.unwrap());
+    for _ in 0..5 {
+        open.push(stream("chain_engine", "service").await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_clients_cannot_read_is_no_answer_and_no_other_model_is_asked() {
+    let words = "x".repeat(5 * 1024 * 1024);
+    let large = TestServer::start(move |request| Reply::words(request, &[&words])).await;
+    let other = talking().await;
+    let models = [remote("a", &large.url()), remote("b", &other.url())];
+    let mut fixture = Fixture::new(models).await;
+    let status = fixture.refusal(request()).await;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(
+        status.message().contains("more than 4128768 bytes"),
+        "{status:?}"
+    );
+    let info = error_info(&status, "ANSWER_TOO_LARGE");
+    assert_eq!(info["failures"], "a: answer too large");
+    assert_eq!((large.connections(), other.connections()), (1, 0));
+}
+
+#[tokio::test]
+async fn an_answer_as_large_as_clients_take_is_given() {
+    let words = "x".repeat(crate::router::limits::ANSWER_BYTES - 1024);
+    let server = TestServer::start(move |request| Reply::words(request, &[&words])).await;
+    let mut fixture = Fixture::new([remote("m", &server.url())]).await;
+    fixture.route(request()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_all_models_failed_with_fits_into_the_headers_that_clients_take() {
+    let server = failing(500).await;
+    let id = |n| format!("{n}{}", "x".repeat(127));
+    let models = (0..10).map(|n| remote(&id(n), &server.url()));
+    let mut fixture = Fixture::new(models).await;
+    for _ in 0..20 {
+        let all = routed(RoutingRequest {
+            max_attempts: 10,
+            ..Default::default()
+        });
+        let status = fixture.refusal(all).await;
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        assert!(status.message().ends_with("more"), "{status:?}");
+        assert_eq!(error_info(&status, "ALL_MODELS_FAILED")["attempts"], "10");
+    }
 }

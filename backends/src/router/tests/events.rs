@@ -159,3 +159,48 @@ async fn a_call_that_its_caller_gave_up_is_counted_as_cancelled() {
     let line = r#"router_calls_total{strategy="round_robin",outcome="cancelled"} 1"#;
     assert!(text.contains(line), "{text}");
 }
+
+#[tokio::test]
+async fn calls_that_are_refused_are_counted_with_their_outcome() {
+    let mut server = always(Reply::Silence).await;
+    let settings = RouterSettings {
+        max_calls: 1,
+        ..Default::default()
+    };
+    let mut fixture = Fixture::with([remote("m", &server.url())], settings).await;
+    let mut registry = Registry::default();
+    fixture.router.register(&mut registry);
+    fixture.refusal(RouteRequestRequest::default()).await;
+    fixture
+        .refusal(with_parameters(
+            RoutingStrategy::Custom,
+            &[("weights", "?")],
+        ))
+        .await;
+    fixture
+        .refusal(routed(RoutingRequest {
+            preferred_model_id: "elsewhere".to_owned(),
+            ..Default::default()
+        }))
+        .await;
+    let mut client = fixture.client.clone();
+    let call = tokio::spawn(async move { client.route_request(request()).await });
+    promptly(server.request()).await;
+    fixture.refusal(by(RoutingStrategy::CostOptimized)).await;
+    fixture.stream(request()).await.1.unwrap_err();
+    call.abort();
+    promptly(server.all_closed()).await;
+
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    for line in [
+        r#"router_calls_total{strategy="unspecified",outcome="malformed"} 1"#,
+        r#"router_calls_total{strategy="custom",outcome="malformed"} 1"#,
+        r#"router_calls_total{strategy="unspecified",outcome="no_model"} 1"#,
+        r#"router_calls_total{strategy="cost_optimized",outcome="too_many_calls"} 1"#,
+        r#"router_calls_total{strategy="unspecified",outcome="too_many_calls"} 1"#,
+        "router_open_calls 0",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}

@@ -247,3 +247,46 @@ async fn parameters_that_the_strategy_does_not_know_or_cannot_read_are_named() {
         assert_eq!(faulty_fields(&status), [expected]);
     }
 }
+
+#[tokio::test]
+async fn what_has_a_field_with_limits_may_not_be_an_additional_parameter_at_any_connector() {
+    let server = talking().await;
+    for model in [local("m"), remote("m", &server.url())] {
+        let mut fixture = Fixture::new([model]).await;
+        for name in [
+            "model",
+            "messages",
+            "stream",
+            "stream_options",
+            "max_tokens",
+            "max_completion_tokens",
+            "n",
+            "user",
+            "tools",
+            "tool_choice",
+            "functions",
+            "function_call",
+            "response_format",
+        ] {
+            let mut faulty = request();
+            faulty.request.as_mut().unwrap().additional_parameters = pairs(&[(name, "1")]);
+            let field = format!("request.additional_parameters[{name:?}]");
+            assert_eq!(faulty_fields(&fixture.refusal(faulty).await), [field]);
+        }
+    }
+    assert_eq!(server.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_request_with_long_keys_that_are_wrong_is_refused_as_such() {
+    let mut fixture = Fixture::new([local("m")]).await;
+    let key = |n| (format!("{}{n}", "\u{1}".repeat(120)), "x".to_owned());
+    for _ in 0..20 {
+        let faulty = routed(RoutingRequest {
+            strategy_parameters: (10..74).map(key).collect(),
+            ..Default::default()
+        });
+        let status = fixture.refusal(faulty).await;
+        assert!(!faulty_fields(&status).is_empty());
+    }
+}

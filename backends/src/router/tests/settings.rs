@@ -300,3 +300,50 @@ async fn a_change_that_cannot_be_stored_changes_nothing() {
     assert_eq!(strategies(&mut fixture.client).await, before);
     fixture.route(by(RoutingStrategy::Custom)).await.unwrap();
 }
+
+#[tokio::test(flavor = "current_thread")]
+async fn rules_are_worked_on_where_they_hold_up_nothing_else() {
+    let mut fixture = Fixture::new([local("m")]).await;
+    let router = fixture.router.clone();
+    // All places for such work are taken, so none of it is done until they are free.
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let ended = Arc::new(Mutex::new(ended));
+    for _ in 0..crate::router::limits::READINGS {
+        let (shared, ended) = (Arc::clone(&router.shared), Arc::clone(&ended));
+        tokio::spawn(async move {
+            let wait = move || {
+                // Fails when the other end is dropped.
+                let _ = ended.lock().unwrap().recv();
+            };
+            shared.readings.run(wait).await
+        });
+        tokio::task::yield_now().await;
+    }
+    let kind = RoutingStrategy::ContentBased;
+    let rule = [("rule.1", "hello => t"), ("default_tag", "t")];
+    let late = routed(RoutingRequest {
+        timeout_ms: 50,
+        ..with_parameters(kind, &rule).routing.unwrap()
+    });
+    let status = promptly(fixture.refusal(late)).await;
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    promptly(fixture.route(request())).await.unwrap();
+
+    let mut client = fixture.client.clone();
+    let update = pb::UpdateRoutingStrategyRequest {
+        context: None,
+        r#type: kind.into(),
+        config: Some(StrategyConfig {
+            parameters: pairs(&[("rule.1", "hello => t")]),
+            ..Default::default()
+        }),
+        enabled: true,
+    };
+    let updating = tokio::spawn(async move { client.update_routing_strategy(update).await });
+    promptly(fixture.update(RoutingStrategy::Custom, true, None))
+        .await
+        .unwrap();
+    assert!(!updating.is_finished());
+    drop(end);
+    promptly(updating).await.unwrap().unwrap();
+}

@@ -168,7 +168,7 @@ fn an_additional_parameter_is_json_if_it_can_be_and_else_text() {
 
 #[test]
 fn an_additional_parameter_cannot_decide_who_answers_what_and_how() {
-    for name in RESERVED {
+    for name in RESERVED_PARAMETERS.iter().copied() {
         let request = ChatCompletionRequest {
             additional_parameters: pairs(&[(name, "1")]),
             ..Default::default()

@@ -74,10 +74,77 @@ fn what_is_no_rule_is_refused_with_the_parameter_and_the_reason() {
     assert_refused("rule.1", "( => open", "unclosed group");
     assert_refused("rule.1", "x => ", "a tag of 1 to 128 bytes");
     assert_refused("rule.1", "(?:\\w{100}){100} => big", "compiled");
+    let long = format!("{} => long", "x".repeat(RULE_BYTES + 1));
+    assert_refused("rule.1", &long, "at most 256 bytes");
     assert_refused("rule.0", "x => y", "rule.1 to rule.32");
     assert_refused("rule.33", "x => y", "rule.1 to rule.32");
     assert_refused("rule.01", "x => y", "rule.1 to rule.32");
     assert_refused("default_tag", "", "a tag of 1 to 128 bytes");
+}
+
+#[test]
+fn unicode_in_an_expression_is_refused_as_its_tables_make_compiling_slow() {
+    for unicode in [
+        "(?u)x",
+        "(?iu)[b-\u{10ffff}]",
+        "a(?:b(?u:\\w))",
+        "(?-i)(?u-i)x",
+    ] {
+        let rule = format!("{unicode} => x");
+        assert_refused("rule.1", &rule, "the flag u");
+    }
+    for unicode in ["\\p{Greek}", "\\pL", "[b-\u{10ffff}]", "[\\p{L}]"] {
+        let rule = format!("{unicode} => x");
+        assert_refused(
+            "rule.1",
+            &rule,
+            "not a regular expression: Unicode not allowed here",
+        );
+    }
+}
+
+#[test]
+fn other_characters_than_ascii_match_themselves() {
+    let strategy = rules(&[("rule.1", "(?i)\\bGr\u{fc}\u{df}e\\b => hello")]);
+    assert_eq!(tag(&strategy, "gR\u{fc}\u{df}E!").as_deref(), Some("hello"));
+    assert_eq!(tag(&strategy, "GR\u{dc}\u{df}E!"), None);
+}
+
+#[test]
+fn all_expressions_together_are_bounded_as_they_are_and_as_they_are_compiled() {
+    let numbered = |rule: &str| -> Vec<_> {
+        (1..=32)
+            .map(|n| (format!("rule.{n}"), rule.to_owned()))
+            .collect()
+    };
+    for (rule, told) in [
+        (
+            "x".repeat(65) + " => t",
+            "at most 2048 bytes in the regular",
+        ),
+        (
+            "[ab]{300}c => t".to_owned(),
+            "of all rules take more than 131072 bytes",
+        ),
+    ] {
+        let all = numbered(&rule);
+        let all: Vec<_> = all.iter().map(|(n, r)| (n.as_str(), r.as_str())).collect();
+        let message = read(&all).1.unwrap_err().message().to_owned();
+        assert!(message.contains(told), "{message}");
+    }
+}
+
+#[test]
+fn what_rules_can_cost_is_bounded() {
+    let rule = "[ab]*a[ab]{40}c => t";
+    let all: Vec<_> = (1..=32).map(|n| format!("rule.{n}")).collect();
+    let all: Vec<_> = all.iter().map(|name| (name.as_str(), rule)).collect();
+    let text = "ab".repeat(RULE_TEXT_BYTES) + "abba";
+    let began = std::time::Instant::now();
+    assert_eq!(tag(&rules(&all), &text), None);
+    // Some 30 ms where the code is optimised; without the bounds it is minutes where it is not.
+    let took = began.elapsed();
+    assert!(took < std::time::Duration::from_secs(10), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
