@@ -63,11 +63,17 @@ impl From<rusqlite::Error> for StorageError {
     }
 }
 
-/// Tells the caller of a write how the commit went.
+/// Tells the caller of a write how it went, once the commit of its transaction has ended.
 type Answer = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
-/// One write, or the reason why it can't be done. Without an answer it failed, has told so, and left
-/// nothing to commit.
-type Write = Box<dyn FnOnce(Result<&mut Transaction<'_>, StorageError>) -> Option<Answer> + Send>;
+/// One write, or the reason why it can't be done.
+type Write = Box<dyn FnOnce(Result<&mut Transaction<'_>, StorageError>) -> Done + Send>;
+
+/// A write that was done, or undone because it failed.
+struct Done {
+    /// It left something to commit.
+    kept: bool,
+    answer: Answer,
+}
 
 /// An open database. Cheap to clone; closed when the last clone is dropped.
 #[derive(Clone, Debug)]
@@ -172,19 +178,19 @@ impl Database {
         E: From<StorageError> + Send + 'static,
     {
         let (tell, told) = oneshot::channel();
-        let write: Write = Box::new(move |transaction| match attempt(transaction, work) {
-            Ok(value) => Some(Box::new(move |outcome| {
-                let outcome = outcome.map_err(E::from).map(|()| {
+        let write: Write = Box::new(move |transaction| {
+            let result = attempt(transaction, work);
+            let kept = result.is_ok();
+            let answer: Answer = Box::new(move |outcome| {
+                let result = result.and_then(|value| {
+                    outcome?;
                     committed(&value);
-                    value
+                    Ok(value)
                 });
                 // Whoever asked may be gone.
-                let _ = tell.send(outcome);
-            })),
-            Err(error) => {
-                let _ = tell.send(Err(error));
-                None
-            }
+                let _ = tell.send(result);
+            });
+            Done { kept, answer }
         });
         let gone = |_| E::from(StorageError::GivenUp);
         self.writes
@@ -406,11 +412,11 @@ fn commit(
     state: &State,
 ) -> Result<(), StorageError> {
     let mut batch = batch.collect::<Vec<_>>().into_iter();
-    let mut answers = Vec::new();
-    let outcome = fill(connection, &mut batch, &mut answers);
+    let mut done = Vec::new();
+    let outcome = fill(connection, &mut batch, &mut done);
     // Before the answers: whoever has one can rely on it. A transaction that nothing was done in
     // says nothing about the disk.
-    if outcome.is_err() || !answers.is_empty() {
+    if outcome.is_err() || done.iter().any(|done| done.kept) {
         state.failing.store(outcome.is_err(), Ordering::Relaxed);
     }
     // Before them too, so that they can promise it. Only this thread sets the flag.
@@ -420,14 +426,14 @@ fn commit(
             Err(error) => tracing::error!(%error, "the log of the database was not emptied"),
         }
     }
-    for answer in answers {
+    // What is left was not begun; its callers learn why.
+    if let Err(error) = &outcome {
+        done.extend(batch.map(|write| write(Err(error.clone()))));
+    }
+    for Done { answer, .. } in done {
         if catch_unwind(AssertUnwindSafe(|| answer(outcome.clone()))).is_err() {
             tracing::error!("what follows a write to the database panicked");
         }
-    }
-    if let Err(error) = &outcome {
-        // What is left was not begun; its callers learn why.
-        batch.for_each(|write| drop(write(Err(error.clone()))));
     }
     outcome
 }
@@ -436,13 +442,13 @@ fn commit(
 fn fill(
     connection: &mut Connection,
     batch: &mut impl Iterator<Item = Write>,
-    answers: &mut Vec<Answer>,
+    done: &mut Vec<Done>,
 ) -> Result<(), StorageError> {
     let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for write in batch {
         // A fault in one write must not end the thread that all others need.
         match catch_unwind(AssertUnwindSafe(|| write(Ok(&mut transaction)))) {
-            Ok(answer) => answers.extend(answer),
+            Ok(written) => done.push(written),
             Err(_) => tracing::error!("a write to the database panicked"),
         }
         // A full or broken disk makes SQLite undo the whole transaction at once. A further write

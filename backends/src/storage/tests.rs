@@ -261,7 +261,10 @@ async fn every_write_that_could_not_be_begun_hears_why() {
         let heard = Arc::clone(&heard);
         Box::new(move |transaction| {
             heard.lock().unwrap().push(transaction.err());
-            None
+            Done {
+                kept: false,
+                answer: Box::new(|_| ()),
+            }
         })
     });
     let state = State::default();
