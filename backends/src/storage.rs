@@ -14,26 +14,27 @@
 //! transaction; 4 reads run at a time; emptying the log waits 100 ms for them, else it is done after
 //! the next write.
 
+mod readers;
+mod writer;
+
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction};
 use rusqlite_migration::{M, Migrations};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+
+use readers::{Lent, Readers};
+use writer::{Answer, Done, State, Write, empty_log, write_all};
 
 const WAITING_WRITES: usize = 1024;
-const WRITES_PER_COMMIT: usize = 64;
-const READERS: usize = 4;
 /// How long a statement waits for the file, which a backup tool may hold.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long emptying the log waits for those who read it: every write behind it waits as long.
-const EMPTYING_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Why the database did not do what it was asked for.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -63,41 +64,12 @@ impl From<rusqlite::Error> for StorageError {
     }
 }
 
-/// Tells the caller of a write how it went, once the commit of its transaction has ended.
-type Answer = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
-/// One write, or the reason why it can't be done.
-type Write = Box<dyn FnOnce(Result<&mut Transaction<'_>, StorageError>) -> Done + Send>;
-
-/// A write that was done, or undone because it failed.
-struct Done {
-    /// It left something to commit.
-    kept: bool,
-    answer: Answer,
-}
-
 /// An open database. Cheap to clone; closed when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Database {
     writes: mpsc::Sender<Write>,
     readers: Arc<Readers>,
     state: Arc<State>,
-}
-
-/// What the writing thread tells.
-#[derive(Debug, Default)]
-struct State {
-    /// The last write failed.
-    failing: AtomicBool,
-    /// The log holds what was erased, and is to be emptied after the commit.
-    erased: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Readers {
-    places: Semaphore,
-    connections: Mutex<Vec<Connection>>,
-    /// Held as long as the database is open; the system lets go of it when the process ends.
-    _lock: File,
 }
 
 impl Database {
@@ -118,10 +90,7 @@ impl Database {
         make_private(path).map_err(|error| refuse(error.to_string()))?;
         let mut connection = Connection::open(path).map_err(|error| refuse(error.to_string()))?;
         prepare(&mut connection, migrations).map_err(|error| refuse(error.to_string()))?;
-        let readers = (0..READERS)
-            .map(|_| reader(path))
-            .collect::<Result<_, _>>()
-            .map_err(|error| refuse(error.to_string()))?;
+        let readers = Readers::open(path, lock).map_err(|error| refuse(error.to_string()))?;
         let (writes, waiting) = mpsc::channel(WAITING_WRITES);
         let state = Arc::<State>::default();
         let written = Arc::clone(&state);
@@ -131,11 +100,7 @@ impl Database {
             .map_err(|error| refuse(error.to_string()))?;
         Ok(Self {
             writes,
-            readers: Arc::new(Readers {
-                places: Semaphore::new(READERS),
-                connections: Mutex::new(readers),
-                _lock: lock,
-            }),
+            readers: Arc::new(readers),
             state,
         })
     }
@@ -283,42 +248,6 @@ fn attempt<T, E: From<StorageError>>(
     Ok(value)
 }
 
-/// A reading connection that finds its way back, with its place, however the reading ends.
-struct Lent {
-    readers: Arc<Readers>,
-    connection: Option<Connection>,
-}
-
-impl Lent {
-    fn take(readers: Arc<Readers>) -> Option<Self> {
-        let connection = readers.lock().pop();
-        let lent = Self {
-            readers,
-            connection,
-        };
-        lent.connection.is_some().then_some(lent)
-    }
-
-    fn get(&self) -> Option<&Connection> {
-        self.connection.as_ref()
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        self.readers.lock().extend(self.connection.take());
-        self.readers.places.add_permits(1);
-    }
-}
-
-impl Readers {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Two processes with a copy of the tables in memory each would undo each other's work.
 fn lock(path: &Path) -> Result<File, StorageError> {
     let name = beside(path, ".lock");
@@ -376,88 +305,6 @@ fn prepare(
     // A process that was killed may have left in it what it had erased.
     empty_log(connection)?;
     Ok(())
-}
-
-/// Copies the log into the file and cuts it to nothing. Says whether that was possible: not while
-/// somebody reads it.
-fn empty_log(connection: &Connection) -> Result<bool, rusqlite::Error> {
-    connection.busy_timeout(EMPTYING_TIMEOUT)?;
-    let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
-    let busy = connection.query_row(sql, [], |row| row.get::<_, bool>(0));
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    Ok(!busy?)
-}
-
-fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    Ok(connection)
-}
-
-/// The writing thread: ends when the database is closed.
-fn write_all(mut connection: Connection, mut waiting: mpsc::Receiver<Write>, state: &State) {
-    while let Some(first) = waiting.blocking_recv() {
-        let more = std::iter::from_fn(|| waiting.try_recv().ok());
-        let batch = std::iter::once(first).chain(more).take(WRITES_PER_COMMIT);
-        if let Err(error) = commit(&mut connection, batch, state) {
-            tracing::error!(%error, "a write to the database failed");
-        }
-    }
-}
-
-fn commit(
-    connection: &mut Connection,
-    batch: impl Iterator<Item = Write>,
-    state: &State,
-) -> Result<(), StorageError> {
-    let mut batch = batch.collect::<Vec<_>>().into_iter();
-    let mut done = Vec::new();
-    let outcome = fill(connection, &mut batch, &mut done);
-    // Before the answers: whoever has one can rely on it. A transaction that nothing was done in
-    // says nothing about the disk.
-    if outcome.is_err() || done.iter().any(|done| done.kept) {
-        state.failing.store(outcome.is_err(), Ordering::Relaxed);
-    }
-    // Before them too, so that they can promise it. Only this thread sets the flag.
-    if state.erased.load(Ordering::Relaxed) {
-        match empty_log(connection) {
-            Ok(emptied) => state.erased.store(!emptied, Ordering::Relaxed),
-            Err(error) => tracing::error!(%error, "the log of the database was not emptied"),
-        }
-    }
-    // What is left was not begun; its callers learn why.
-    if let Err(error) = &outcome {
-        done.extend(batch.map(|write| write(Err(error.clone()))));
-    }
-    for Done { answer, .. } in done {
-        if catch_unwind(AssertUnwindSafe(|| answer(outcome.clone()))).is_err() {
-            tracing::error!("what follows a write to the database panicked");
-        }
-    }
-    outcome
-}
-
-/// Does the writes of `batch` in one transaction, until one of them breaks it.
-fn fill(
-    connection: &mut Connection,
-    batch: &mut impl Iterator<Item = Write>,
-    done: &mut Vec<Done>,
-) -> Result<(), StorageError> {
-    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for write in batch {
-        // A fault in one write must not end the thread that all others need.
-        match catch_unwind(AssertUnwindSafe(|| write(Ok(&mut transaction)))) {
-            Ok(written) => done.push(written),
-            Err(_) => tracing::error!("a write to the database panicked"),
-        }
-        // A full or broken disk makes SQLite undo the whole transaction at once. A further write
-        // would be committed on its own, while its caller hears of the failure of the whole.
-        if transaction.is_autocommit() {
-            break;
-        }
-    }
-    Ok(transaction.commit()?)
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
 
 use futures_util::FutureExt;
 
+use super::readers::{READERS, reader};
+use super::writer::commit;
 use super::*;
 
 const TABLES: &[&str] = &["CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT"];
