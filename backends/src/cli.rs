@@ -211,22 +211,14 @@ pub fn model_registry() -> ExitCode {
     main(|args: ModelRegistry| {
         let Common { log, log_json, .. } = &args.common;
         (log.clone(), *log_json, async move {
-            let credentials = args.common.credentials()?;
             let connectors = ConnectorSettings {
                 keys: named_keys(&args.api_keys)?,
                 extra_ca: args.models_ca,
                 ..ConnectorSettings::default()
             };
-            let mut metrics = Metrics::new();
-            let mut door = Door {
-                listen: args.listen,
-                credentials: &credentials,
-                log: args.common.event_log().await?,
-                data: &args.common.data,
-                metrics: &mut metrics,
-            };
-            let service = services::model_registry(&mut door, connectors).await?;
-            run(service, args.admin, metrics).await
+            let start =
+                async |door: &mut Door<'_>| services::model_registry(door, connectors).await;
+            serve(&args.common, (args.listen, args.admin), start).await
         })
     })
 }
@@ -236,20 +228,32 @@ pub fn chain_engine() -> ExitCode {
     main(|args: ChainEngine| {
         let Common { log, log_json, .. } = &args.common;
         (log.clone(), *log_json, async move {
-            let credentials = args.common.credentials()?;
-            let router = credentials.router(&args.router, &args.router_name)?;
-            let mut metrics = Metrics::new();
-            let mut door = Door {
-                listen: args.listen,
-                credentials: &credentials,
-                log: args.common.event_log().await?,
-                data: &args.common.data,
-                metrics: &mut metrics,
+            let start = async |door: &mut Door<'_>| {
+                let router = door.credentials.router(&args.router, &args.router_name)?;
+                services::chain_engine(door, router).await
             };
-            let service = services::chain_engine(&mut door, router).await?;
-            run(service, args.admin, metrics).await
+            serve(&args.common, (args.listen, args.admin), start).await
         })
     })
+}
+
+/// Starts a service with what all are told, and runs it.
+async fn serve(
+    common: &Common,
+    (listen, admin): (SocketAddr, SocketAddr),
+    start: impl AsyncFnOnce(&mut Door<'_>) -> Result<Service, StartError>,
+) -> Result<(), StartError> {
+    let credentials = common.credentials()?;
+    let mut metrics = Metrics::new();
+    let mut door = Door {
+        listen,
+        credentials: &credentials,
+        log: common.event_log().await?,
+        data: &common.data,
+        metrics: &mut metrics,
+    };
+    let service = start(&mut door).await?;
+    run(service, admin, metrics).await
 }
 
 /// From the arguments to the exit code.
