@@ -1,6 +1,6 @@
 //! What operators read of the gateway: `/livez`, `/readyz`, `/metrics`,
-//! `/config`. The server under it, with its bounds, is
-//! [`intellirouter::admin`].
+//! `/config`, `/upstreams`; and `POST /drain`, which stops it as SIGTERM does.
+//! The server under it, with its bounds, is [`intellirouter::admin`].
 
 use std::sync::Arc;
 
@@ -9,6 +9,8 @@ use intellirouter::admin::{self, Answer, Page};
 use tokio::net::TcpListener;
 
 use crate::gateway::Gateway;
+use crate::layers::authenticate::status;
+use crate::upstream::Endpoint;
 
 /// Serves until the future is dropped.
 pub(crate) async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
@@ -23,28 +25,93 @@ impl Page for GatewayPage {
             "/livez" => Answer::text("ok\n"),
             "/readyz" => ready(&self.0),
             "/metrics" => metrics(&self.0),
-            "/config" => Answer::text(self.0.config.masked()),
+            "/config" => config(&self.0),
+            "/upstreams" => upstreams(&self.0),
             _ => return None,
         })
     }
 
     fn paths(&self) -> &'static [&'static str] {
-        &["/livez", "/readyz", "/metrics", "/config"]
+        &[
+            "/livez",
+            "/readyz",
+            "/metrics",
+            "/config",
+            "/upstreams",
+            "POST /drain",
+        ]
+    }
+
+    fn post(&self, path: &str) -> Option<Answer> {
+        (path == "/drain").then(|| {
+            self.0.stop_asked.cancel();
+            Answer::text_with(StatusCode::ACCEPTED, "draining\n")
+        })
     }
 }
 
 fn ready(gateway: &Gateway) -> Answer {
-    if gateway.drain.is_cancelled() {
+    if gateway.stopping.is_cancelled() {
         return Answer::text_with(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
     }
-    // A store that is away stops events, not calls.
-    Answer::text(format!("ready\n{}\n", gateway.events.status()))
+    // A store that is away stops events, not calls; a faulty configuration on
+    // disk stops nothing.
+    let runtime = gateway.runtime();
+    let issuers = runtime.authenticate.statuses();
+    let lines = status::lines(&issuers);
+    if !status::any_usable(&issuers) {
+        let text = format!("no issuer has a key: no token can be verified\n{lines}");
+        return Answer::text_with(StatusCode::SERVICE_UNAVAILABLE, text);
+    }
+    let events = runtime.events.status();
+    let revocations = gateway.revocations.status();
+    if !gateway.revocations.are_known() {
+        let text = format!("revocation store never read: revoked tokens pass\n{revocations}\n");
+        return Answer::text_with(StatusCode::SERVICE_UNAVAILABLE, text);
+    }
+    let mut text = format!("ready\n{events}\n{revocations}\n{lines}");
+    if let Some(status) = runtime.limits.status() {
+        // Nor limits: each gateway then keeps to its share.
+        text.push_str(&status);
+        text.push('\n');
+    }
+    if gateway.reload.fault().is_some() {
+        text.push_str("configuration: the last good one; see /config\n");
+    }
+    Answer::text(text)
+}
+
+fn config(gateway: &Gateway) -> Answer {
+    let runtime = gateway.runtime();
+    let state = gateway.reload.describe("# ");
+    Answer::text(format!("{state}{}", runtime.config.masked()))
+}
+
+fn upstreams(gateway: &Gateway) -> Answer {
+    let runtime = gateway.runtime();
+    let upstreams: Vec<_> = runtime
+        .upstreams
+        .iter()
+        .map(|upstream| {
+            let endpoints = upstream.endpoints.iter().map(Endpoint::describe);
+            serde_json::json!({
+                "name": upstream.name,
+                "endpoints": endpoints.collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    Answer::json(format!("{:#}\n", serde_json::json!(upstreams)))
 }
 
 fn metrics(gateway: &Gateway) -> Answer {
-    gateway.events.observe();
+    let runtime = gateway.runtime();
+    runtime.events.observe();
+    runtime.limits.observe(&gateway.telemetry.limits);
+    gateway.revocations.observe(&gateway.telemetry.revocation);
+    let issuers = status::metrics(&runtime.authenticate.statuses());
+    let more = gateway.services.iter().chain([&issuers]);
     gateway
         .telemetry
-        .encode(gateway.services.as_ref())
+        .encode(gateway.calls.count(), more)
         .map_or_else(|_| Answer::metrics_failed(), Answer::open_metrics)
 }

@@ -13,6 +13,7 @@
 //! [`BodyError`].
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -23,9 +24,11 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::calls::Cut;
 use crate::events::EventBody;
 use crate::layers::grpc_web::{WebRequest, WebResponse};
 use crate::reply::Reply;
+use crate::server::Http1Body;
 use crate::telemetry::CallRecord;
 use crate::upstream::UpstreamBody;
 
@@ -54,12 +57,14 @@ pub(crate) enum Kind {
     Empty,
     Full(Bytes),
     H2(H2Request),
-    Http1(hyper::body::Incoming),
+    Http1(Box<Http1Body>),
     Upstream(Box<UpstreamBody>),
     WebRequest(Box<WebRequest>),
     WebResponse(Box<WebResponse>),
     Events(Box<EventBody>),
     Local(tonic::body::Body),
+    /// Ended by the gateway before its end.
+    Cut(Cut),
 }
 
 impl Life {
@@ -72,7 +77,7 @@ impl Life {
         if let Some(drain) = &mut self.drain
             && drain.as_mut().poll(cx).is_ready()
         {
-            return Poll::Ready(Reply::unavailable("draining", "the gateway is stopping"));
+            return Poll::Ready(Cut::Draining.reply());
         }
         Poll::Pending
     }
@@ -162,9 +167,13 @@ impl Body {
             Kind::H2(H2Request(Some(recv))) => recv.release(bytes),
             Kind::Upstream(body) => body.release(bytes),
             Kind::WebRequest(body) => body.inner.release(bytes),
-            Kind::WebResponse(body) => body.inner.release(bytes),
+            Kind::WebResponse(body) => body.release(bytes),
             _ => {}
         }
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.kind, Kind::Empty | Kind::Cut(_))
     }
 
     /// Reads what a refused request still sends, for a moment.
@@ -179,7 +188,8 @@ impl Body {
     /// Whether a window bounds what can be read without giving credit.
     pub(crate) fn has_window(&self) -> bool {
         match &self.kind {
-            Kind::H2(_) | Kind::Upstream(_) => true,
+            // Of a body that was ended nothing more is read.
+            Kind::H2(_) | Kind::Upstream(_) | Kind::Cut(_) => true,
             Kind::WebRequest(body) => body.inner.has_window(),
             Kind::WebResponse(body) => body.inner.has_window(),
             _ => false,
@@ -188,17 +198,64 @@ impl Body {
 
     /// Whether the end that this body came to is not that of its sender.
     pub(crate) fn is_cut(&self) -> bool {
+        self.cut_reason().is_some()
+    }
+
+    fn cut_reason(&self) -> Option<&'static str> {
         match &self.kind {
-            Kind::Upstream(body) => body.is_cut(),
-            Kind::WebResponse(body) => body.inner.is_cut(),
-            _ => false,
+            Kind::Upstream(body) => body.cut_reason(),
+            Kind::WebResponse(body) => body.inner.cut_reason(),
+            Kind::Cut(cut) => Some(cut.label()),
+            _ => None,
         }
+    }
+
+    /// What need not be sent before the status of a call that was cut, where the
+    /// status stands in the body: counted from the first byte that is not sent.
+    pub(crate) fn spare(&self) -> Option<Range<usize>> {
+        match &self.kind {
+            Kind::WebResponse(body) => body.spare(),
+            _ => None,
+        }
+    }
+
+    /// Why the gateway ends this call, if it does.
+    pub(crate) fn cut(&self) -> Option<Cut> {
+        self.record.as_ref()?.call().is_cut()
+    }
+
+    /// Ready with the last frame once the gateway ends this call. An event
+    /// stream says so itself, with an event.
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Frame<Bytes>> {
+        let Some(record) = self.record.as_mut() else {
+            return Poll::Pending;
+        };
+        if record.is_done() || record.call().channels().is_some() {
+            return Poll::Pending;
+        }
+        let cut = ready!(record.call().poll_cut(cx));
+        let reply = cut.reply();
+        record.cut(cut, &reply);
+        record.ended();
+        self.kind = Kind::Cut(cut);
+        self.life = None;
+        Poll::Ready(Frame::trailers(reply.trailers()))
     }
 
     /// Called while the receiver takes nothing; ready at the stall limit.
     pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Kind::WebResponse(body) = &mut self.kind {
             return body.inner.poll_stalled(cx);
+        }
+        // What can't be told to a receiver that takes nothing is not told.
+        if let Some(record) = &mut self.record
+            && let Poll::Ready(cut) = record.call().poll_cut(cx)
+        {
+            record.cut(cut, &cut.reply());
+            if let Kind::Events(body) = &mut self.kind {
+                body.close(cut.label());
+            }
+            return Poll::Ready(());
         }
         let Some(life) = &mut self.life else {
             return Poll::Pending;
@@ -212,6 +269,16 @@ impl Body {
             body.close("slow");
         }
         Poll::Ready(())
+    }
+
+    /// Its receiver took nothing for too long: says so before it is dropped.
+    pub(crate) fn stalled(&mut self, reason: &'static str) {
+        if let Kind::WebResponse(body) = &mut self.kind {
+            return body.inner.stalled(reason);
+        }
+        if let Some(record) = &mut self.record {
+            record.gave_up(reason);
+        }
     }
 
     pub(crate) fn poll_next(
@@ -230,8 +297,13 @@ impl Body {
                 return Poll::Ready(Some(Ok(Frame::trailers(reply.trailers()))));
             }
         }
+        if !self.is_over()
+            && let Poll::Ready(frame) = self.poll_cut(cx)
+        {
+            return Poll::Ready(Some(Ok(frame)));
+        }
         let polled = match &mut self.kind {
-            Kind::Empty => Poll::Ready(None),
+            Kind::Empty | Kind::Cut(_) => Poll::Ready(None),
             Kind::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
                 self.kind = Kind::Empty;
@@ -245,7 +317,7 @@ impl Body {
                     .map(|frame| frame.filter(|frame| !is_trailers(frame))),
                 None => Poll::Ready(None),
             },
-            Kind::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+            Kind::Http1(body) => body.poll_next(cx),
             Kind::Upstream(body) => body.poll_next(cx).map(|frame| frame.map(Ok)),
             Kind::WebRequest(body) => body.poll_next(cx),
             Kind::WebResponse(body) => body.poll_next(cx),
@@ -257,7 +329,20 @@ impl Body {
         let frame = ready!(polled);
         // A consumer need not ask again once the end is known.
         let last = self.record.is_some() && http_body::Body::is_end_stream(self);
+        let cut = self.cut_reason();
         if let Some(record) = &mut self.record {
+            if let Some(reason) = cut {
+                record.broke_off(reason);
+            }
+            // An event stream has said itself why it ends.
+            let over = frame.as_ref().is_none_or(is_trailers);
+            if over
+                && !record.is_done()
+                && record.call().channels().is_some()
+                && let Some(cut) = record.call().is_cut()
+            {
+                record.cut(cut, &cut.reply());
+            }
             match &frame {
                 Some(Ok(frame)) => record.see(frame),
                 Some(Err(_)) => record.broke(),
@@ -287,7 +372,7 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Empty => true,
+            Kind::Empty | Kind::Cut(_) => true,
             Kind::H2(H2Request(recv)) => recv.as_ref().is_none_or(|body| body.recv.is_end_stream()),
             Kind::Http1(body) => body.is_end_stream(),
             Kind::Local(body) => body.is_end_stream(),
@@ -322,6 +407,10 @@ impl H2Recv {
             data_done: false,
             owed: 0,
         }
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.recv.is_end_stream()
     }
 
     pub(crate) fn poll_next(

@@ -5,6 +5,7 @@ mod certs;
 mod check;
 mod events;
 mod gateway;
+mod revoke;
 mod token;
 mod up;
 
@@ -37,6 +38,8 @@ enum Command {
     Check(check::Check),
     /// Print a token signed with a development secret
     Token(token::Token),
+    /// Revoke tokens and callers, at all gateways of a file or a store
+    Revoke(revoke::Revoke),
     /// Make development certificates and keys
     Certs(certs::Certs),
     /// Follow or publish events through a gateway
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Gateway(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Token(command) => command.run(),
+        Command::Revoke(command) => command.run(),
         Command::Certs(command) => command.run(),
         Command::Events(command) => command.run(),
     };

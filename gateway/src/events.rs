@@ -16,14 +16,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{Request, Response};
-use intellirouter::events::{EventLog, LogSettings, PublishError, SubscribeError};
+use intellirouter::events::{ChannelPattern, EventLog, LogSettings, PublishError, SubscribeError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::body::Body;
+use crate::calls::OpenCall;
 use crate::config::EventsConfig;
-use crate::gateway::{Gateway, StartError};
+use crate::gateway::{Lasting, StartError};
 use crate::layers::authenticate::Identity;
 use crate::reply::Reply;
 use crate::telemetry::Telemetry;
@@ -38,11 +39,8 @@ pub(crate) struct EventPlane {
     telemetry: Arc<Telemetry>,
     drain: CancellationToken,
     /// Places for payloads that arrive by POST.
-    publishing: Semaphore,
+    publishing: Arc<Semaphore>,
 }
-
-/// Payloads that arrive by POST at the same time; more are refused.
-const PUBLISHING: usize = 64;
 
 /// Opens the log that the configuration names.
 pub(crate) async fn open_log(config: &EventsConfig) -> Result<Arc<dyn EventLog>, StartError> {
@@ -60,19 +58,19 @@ pub(crate) async fn open_log(config: &EventsConfig) -> Result<Arc<dyn EventLog>,
 }
 
 impl EventPlane {
-    pub(crate) fn new(
-        log: Arc<dyn EventLog>,
-        config: &EventsConfig,
-        telemetry: Arc<Telemetry>,
-        drain: CancellationToken,
-    ) -> Arc<Self> {
+    pub(crate) fn new(config: &EventsConfig, lasting: &Lasting) -> Arc<Self> {
         Arc::new(Self {
-            log,
+            log: lasting.log.clone(),
             config: config.clone(),
-            telemetry,
-            drain,
-            publishing: Semaphore::new(PUBLISHING),
+            telemetry: lasting.telemetry.clone(),
+            drain: lasting.drain.clone(),
+            publishing: lasting.publishing.clone(),
         })
+    }
+
+    /// Whether `caller` may still read what it reads.
+    pub(crate) fn may_read(&self, caller: &Identity, channels: &[ChannelPattern]) -> bool {
+        access::may_read(&self.config.rules, caller, channels)
     }
 
     /// Puts the log's own counters into the metrics; called before each scrape.
@@ -104,11 +102,17 @@ impl EventPlane {
 
 /// Answers `/events` and what is below it.
 pub(crate) async fn serve(
-    gateway: &Gateway,
-    caller: Arc<Identity>,
+    plane: &Arc<EventPlane>,
+    call: &Arc<OpenCall>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Reply> {
-    http::serve(&gateway.events, caller, request).await
+    http::serve(plane, call, request).await
+}
+
+/// Who calls: authenticated, as every call on channels is.
+fn caller(call: &OpenCall) -> Result<&Arc<Identity>, Reply> {
+    call.caller()
+        .ok_or_else(|| Reply::unauthenticated("no_token", "a bearer token is required"))
 }
 
 fn publish_refusal(error: &PublishError) -> Reply {

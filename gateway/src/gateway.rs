@@ -1,31 +1,33 @@
-//! The gateway alive: what a checked configuration becomes.
+//! The gateway alive: what lasts as long as the process, and the generation of
+//! the configuration that is in use.
 //!
-//! Decisions are made per process ([`Gateway`]); sockets belong to a worker
-//! ([`Worker`]). Building fails with everything that only shows when files are
-//! read: keys, certificates, descriptor sets.
+//! Decisions are made per process, here; sockets belong to a
+//! [`crate::worker::Worker`]. A reload builds a new [`Runtime`] and publishes
+//! it; counts, buckets, revocations and the event log stay where they are.
 
-use std::path::Path;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use intellirouter::IpcError;
 use intellirouter::events::EventLog;
-use intellirouter::security::{IdentitySigner, TokenVerifier, VerificationKey, VerifierSettings};
+use intellirouter::security::{ClientCertificates, ClientVerifier};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use prost_reflect::DescriptorPool;
-use tokio::sync::Notify;
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, KeyConfig, KeySource};
-use crate::events::EventPlane;
-use crate::layers::authenticate::{Authenticate, Signing};
-use crate::layers::cors::Cors;
-use crate::local::LocalServices;
+use crate::calls::OpenCalls;
+use crate::config::Config;
+use crate::layers::authenticate::Authenticate;
+use crate::local::Health;
+use crate::reload::ReloadState;
 use crate::reply::Reply;
-use crate::routes::{Access, Route, RouteTable};
+use crate::revocation::{self, Revocations};
+use crate::routes::{Route, RouteTable, Target};
+use crate::runtime::{Runtime, descriptors};
 use crate::telemetry::Telemetry;
-use crate::upstream::{Pool, Upstream, UpstreamError};
+use crate::trace::Tracing;
+use crate::upstream::Upstream;
 
 /// Why a checked configuration could not come alive.
 #[derive(Debug, thiserror::Error)]
@@ -62,219 +64,220 @@ impl StartError {
     }
 }
 
+/// What lasts as long as the process, whatever the configuration.
+#[derive(Clone)]
+pub(crate) struct Lasting {
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) calls: Arc<OpenCalls>,
+    pub(crate) revocations: Arc<Revocations>,
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) health: Health,
+    /// Places for payloads that arrive by POST.
+    pub(crate) publishing: Arc<Semaphore>,
+    /// Cancelled by an operator who wants the gateway to stop.
+    pub(crate) stop_asked: CancellationToken,
+    /// Cancelled once, when the gateway says that it is no longer ready.
+    pub(crate) stopping: CancellationToken,
+    /// Cancelled once after that, when it stops taking connections.
+    pub(crate) drain: CancellationToken,
+}
+
+/// Payloads that arrive by POST at the same time; more are refused.
+const PUBLISHING: usize = 64;
+
+/// How long a reload waits for the workers to take it; they still do later.
+const TAKING: Duration = Duration::from_secs(2);
+
 /// What all workers share.
 pub(crate) struct Gateway {
-    pub(crate) config: Config,
-    pub(crate) routes: RouteTable,
-    pub(crate) authenticate: Authenticate,
-    pub(crate) cors: Cors,
-    pub(crate) events: Arc<EventPlane>,
-    pub(crate) local: LocalServices,
-    pub(crate) telemetry: Arc<Telemetry>,
-    pub(crate) upstreams: Vec<Arc<Upstream>>,
+    lasting: Lasting,
     /// Metrics of the services that share this process.
     pub(crate) services: Option<Registry>,
-    /// Cancelled once, when the gateway stops taking connections.
-    pub(crate) drain: CancellationToken,
     /// Told whenever a connection has closed.
     pub(crate) closed: Notify,
+    pub(crate) reload: ReloadState,
+    runtime: watch::Sender<Arc<Runtime>>,
+    /// By worker: whether it serves with the newest generation.
+    taken: watch::Sender<Vec<bool>>,
+}
+
+impl Deref for Gateway {
+    type Target = Lasting;
+
+    fn deref(&self) -> &Lasting {
+        &self.lasting
+    }
 }
 
 impl Gateway {
+    /// Must run on the runtime that lasts as long as the gateway.
     pub(crate) fn new(
         config: Config,
         log: Arc<dyn EventLog>,
         services: Option<Registry>,
     ) -> Result<Arc<Self>, StartError> {
-        let telemetry = Telemetry::new(config.log.access);
-        let drain = CancellationToken::new();
-        let descriptors = descriptors(&config)?;
-        let events = EventPlane::new(log, &config.events, telemetry.clone(), drain.clone());
-        let upstreams = config
-            .upstreams
-            .iter()
-            .map(|upstream| {
-                Upstream::new(upstream)
-                    .map(Arc::new)
-                    .map_err(|e| upstream_fault(upstream, e))
-            })
-            .collect::<Result<_, _>>()?;
+        let workers = config.workers;
+        let tracing = Tracing::start(config.trace.as_ref())
+            .map_err(|message| StartError::setting("trace", message))?;
+        let stopping = CancellationToken::new();
+        let lasting = Lasting {
+            telemetry: Telemetry::new(config.log.access, tracing),
+            calls: OpenCalls::new(workers),
+            revocations: Revocations::new(&config.revocation)?,
+            log,
+            health: Health::new(stopping.clone()),
+            publishing: Arc::new(Semaphore::new(PUBLISHING)),
+            stop_asked: CancellationToken::new(),
+            stopping,
+            drain: CancellationToken::new(),
+        };
+        let transport = &lasting.telemetry.transport;
+        transport.follow_certificates(config.certificates());
+        let watch = transport.clone().watch_certificates();
+        tokio::spawn(lasting.drain.clone().run_until_cancelled_owned(watch));
+        let runtime = Runtime::build(config, &lasting, None)?;
+        let reload = ReloadState::default();
+        reload.loaded(&lasting.telemetry);
         Ok(Arc::new(Self {
-            routes: RouteTable::new(&config, &descriptors),
-            authenticate: authenticate(&config)?,
-            cors: Cors::new(&config.cors),
-            local: LocalServices::new(&config, events.clone(), drain.clone())?,
-            events,
-            telemetry,
-            upstreams,
+            lasting,
             services,
-            drain,
             closed: Notify::new(),
-            config,
+            reload,
+            runtime: watch::Sender::new(runtime),
+            taken: watch::Sender::new(vec![false; workers]),
         }))
     }
 
+    /// The generation in use.
+    pub(crate) fn runtime(&self) -> Arc<Runtime> {
+        self.runtime.borrow().clone()
+    }
+
+    /// The generation in use, and each that comes after.
+    pub(crate) fn generations(&self) -> watch::Receiver<Arc<Runtime>> {
+        self.runtime.subscribe()
+    }
+
+    /// Puts a configuration in the place of the one in use; ready once the
+    /// workers serve with it.
+    pub(crate) async fn take(&self, config: Config) -> Result<(), StartError> {
+        let old = self.runtime();
+        let lasting = self.lasting.clone();
+        let log = config.log.clone();
+        let certificates = config.certificates();
+        // Reads files.
+        let handle = tokio::runtime::Handle::current();
+        let built = tokio::task::spawn_blocking(move || {
+            let _on = handle.enter();
+            let revocation = config.revocation.clone();
+            let runtime = Runtime::build(config, &lasting, Some(&old))?;
+            lasting.revocations.reconfigure(&revocation)?;
+            Ok::<_, StartError>(runtime)
+        });
+        let runtime = built
+            .await
+            .map_err(|error| StartError::System(std::io::Error::other(error)))??;
+        self.telemetry
+            .access_log
+            .store(log.access, std::sync::atomic::Ordering::Relaxed);
+        if let Err(error) = intellirouter::logging::set_filter(&log.level) {
+            tracing::warn!(error, "the log keeps its level");
+        }
+        self.telemetry.transport.follow_certificates(certificates);
+        self.taken.send_modify(|taken| taken.fill(false));
+        runtime.limits.announce();
+        self.runtime.send_replace(runtime);
+        let mut taken = self.taken.subscribe();
+        let all = taken.wait_for(|taken| taken.iter().all(|taken| *taken));
+        if tokio::time::timeout(TAKING, all).await.is_err() {
+            tracing::warn!("a worker is busy and takes the new configuration later");
+        }
+        Ok(())
+    }
+
+    /// Worker number `worker` serves with the newest generation.
+    pub(crate) fn taken_by(&self, worker: usize) {
+        self.taken.send_modify(|taken| {
+            if let Some(taken) = taken.get_mut(worker) {
+                *taken = true;
+            }
+        });
+    }
+
     /// Counts calls and streams until their last byte, not their headers only.
-    /// Calls without a token have a tenth of the places: whoever needs none to
-    /// fill them must not lock out those who have one.
-    pub(crate) fn check_open_calls(&self, route: &Route) -> Result<(), Reply> {
-        let most = self.config.limits.open_calls;
-        let public = self.telemetry.public_calls.load(Ordering::Relaxed);
-        if route.access == Access::Public && public > (most / 10).max(1) {
+    /// Calls whose caller is nobody, or not known yet, take no place from the
+    /// others and have a tenth as many: whoever needs no token must not lock
+    /// out those who have one. A health check that is answered at once is not
+    /// held to that: strangers must not make the gateway look ill.
+    pub(crate) fn check_open_calls(&self, most: usize, route: &Route) -> Result<(), Reply> {
+        let probe = route.unary && route.target == Target::Local;
+        if route.is_public() && !probe && self.calls.anonymous() > tenth(most) {
             return Err(Reply::unavailable(
                 "too_many_public_calls",
                 "too many calls without a token",
             ));
         }
-        if self.telemetry.open_calls.load(Ordering::Relaxed) > self.config.limits.open_calls {
+        if self.calls.identified() >= most {
             return Err(Reply::unavailable("too_many_calls", "the gateway is full"));
         }
         Ok(())
     }
 
-    pub(crate) fn tls(&self) -> Result<TlsAcceptor, StartError> {
-        let listen = &self.config.listen;
-        let config = intellirouter::security::server_config(
-            &listen.cert_file,
-            &listen.key_file,
-            None,
-            &[b"h2", b"http/1.1"],
-        )
-        .map_err(|error| StartError::setting("listen", error))?;
-        Ok(TlsAcceptor::from(Arc::new(config)))
+    /// Whether somebody who is refused may still be listened to for a moment.
+    pub(crate) fn can_linger(&self, most: usize) -> bool {
+        self.calls.anonymous() <= tenth(most)
     }
 }
 
-/// What one worker owns beside its share of the gateway.
-pub(crate) struct Worker {
-    pub(crate) gateway: Arc<Gateway>,
-    /// By upstream index.
-    pub(crate) pools: Vec<Arc<Pool>>,
-}
-
-impl Worker {
-    pub(crate) fn new(gateway: Arc<Gateway>) -> Arc<Self> {
-        let pools = gateway
-            .upstreams
-            .iter()
-            .map(|upstream| Pool::new(upstream.clone()))
-            .collect();
-        Arc::new(Self { gateway, pools })
-    }
-}
-
-/// The built-in descriptor set and those of the config's files.
-pub(crate) fn descriptors(config: &Config) -> Result<DescriptorPool, StartError> {
-    let mut pool = DescriptorPool::decode(intellirouter_proto::FILE_DESCRIPTOR_SET)
-        .map_err(|error| StartError::setting("descriptors", error))?;
-    for (i, path) in config.descriptor_files.iter().enumerate() {
-        let key = format!("descriptors.files[{i}]");
-        let bytes = std::fs::read(path).map_err(|error| StartError::setting(&key, error))?;
-        pool.decode_file_descriptor_set(bytes.as_slice())
-            .map_err(|error| {
-                StartError::setting(
-                    &key,
-                    format!("expected a FileDescriptorSet with its imports: {error}"),
-                )
-            })?;
-    }
-    Ok(pool)
+fn tenth(most: usize) -> usize {
+    (most / 10).max(1)
 }
 
 /// What is wrong inside the files that a configuration names, each with its
 /// key, all at once.
-pub(crate) fn file_faults(config: &Config) -> Vec<(String, String)> {
+pub(crate) fn file_faults(config: &Config, running: Option<&Config>) -> Vec<(String, String)> {
     let mut faults = Vec::new();
     let mut note = |key: String, fault: Option<String>| {
         faults.extend(fault.map(|message| (key, message)));
     };
     let listen = &config.listen;
+    let ignored = ClientCertificates::Ignored;
     let tls =
-        intellirouter::security::server_config(&listen.cert_file, &listen.key_file, None, &[b"h2"]);
+        intellirouter::security::server_config(&listen.cert_file, &listen.key_file, ignored, &[]);
     note("listen.cert_file".into(), tls.err().map(|e| e.to_string()));
-    for (i, key) in config.auth.keys.iter().enumerate() {
-        note(format!("auth.keys[{i}]"), load_key(key).err());
+    if let Some(clients) = &listen.clients {
+        let fault = ClientVerifier::load(&clients.ca_file).err();
+        note("listen.client_ca_file".into(), fault.map(|e| e.to_string()));
     }
-    note("identity.key_file".into(), load_signer(config).err());
-    for (i, upstream) in config.upstreams.iter().enumerate() {
-        let fault = Upstream::new(upstream).err().map(|e| e.to_string());
-        note(format!("upstreams[{i}]"), fault);
+    let unread = match running {
+        Some(running) => config.unfollowed(running),
+        None => config.revocation.file.as_ref(),
+    };
+    if let Some(path) = unread {
+        let fault = revocation::file_fault(path, config.revocation.max_entries);
+        note("revocation.file".into(), fault);
     }
-    if let Err(StartError::Setting { key, message }) = descriptors(config) {
+    let store = revocation::store_fault(&config.revocation);
+    note("revocation.ca_file".into(), store);
+    for (key, message) in Authenticate::faults(config) {
         note(key, Some(message));
     }
-    faults
-}
-
-fn load_signer(config: &Config) -> Result<IdentitySigner, String> {
-    let identity = &config.identity;
-    let pem = read(&identity.key_file)?;
-    IdentitySigner::from_pkcs8_pem(pem.as_bytes(), &identity.issuer, identity.lifetime)
-        .map_err(|error: IpcError| error.to_string())
-}
-
-fn upstream_fault(config: &crate::config::UpstreamConfig, error: UpstreamError) -> StartError {
-    StartError::setting(format!("upstreams \"{}\"", config.name), error)
-}
-
-fn authenticate(config: &Config) -> Result<Authenticate, StartError> {
-    let keys = config
-        .auth
-        .keys
-        .iter()
-        .enumerate()
-        .map(|(i, key)| {
-            load_key(key).map_err(|message| StartError::setting(format!("auth.keys[{i}]"), message))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let settings = VerifierSettings {
-        issuer: config.auth.issuer.clone(),
-        audience: config.auth.audience.clone(),
-        leeway: config.auth.leeway,
-    };
-    let verifier = TokenVerifier::new(settings, keys)
-        .map_err(|error| StartError::setting("auth.keys", error))?;
-    let identity = &config.identity;
-    let signer =
-        load_signer(config).map_err(|message| StartError::setting("identity.key_file", message))?;
-    let signing = Signing {
-        signer,
-        lifetime: identity.lifetime,
-        audiences: config
-            .upstreams
-            .iter()
-            .map(|upstream| upstream.name.clone())
-            .collect(),
-    };
-    Ok(Authenticate::new(verifier, signing))
-}
-
-fn load_key(key: &KeyConfig) -> Result<VerificationKey, String> {
-    let algorithm = key
-        .algorithm
-        .parse()
-        .map_err(|_| "unknown algorithm".to_owned())?;
-    let kid = key.kid.clone();
-    match &key.source {
-        KeySource::SecretFile(path) => {
-            let secret = read(path)?;
-            VerificationKey::hmac(
-                kid,
-                algorithm,
-                secret.trim_end_matches(['\r', '\n']).as_bytes(),
-            )
-        }
-        KeySource::SecretEnv(name) => {
-            let secret = std::env::var(name).map_err(|_| format!("{name} is not set"))?;
-            VerificationKey::hmac(kid, algorithm, secret.as_bytes())
-        }
-        KeySource::PublicKeyFile(path) => {
-            VerificationKey::from_public_pem(kid, algorithm, read(path)?.as_bytes())
-        }
+    for (i, upstream) in config.upstreams.iter().enumerate() {
+        let fault = Upstream::open(upstream, None, &Gauge::default())
+            .err()
+            .map(|e| e.to_string());
+        note(format!("upstreams[{i}]"), fault);
     }
-    .map_err(|error| error.to_string())
-}
-
-fn read(path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+    let collector = config.trace.as_ref().and_then(crate::trace::check);
+    note("trace.ca_file".into(), collector);
+    match descriptors(config) {
+        Ok(descriptors) => {
+            for key in RouteTable::new(config, &descriptors).uncovering(&config.limits) {
+                note(key, Some("no route is covered by this".to_owned()));
+            }
+        }
+        Err(StartError::Setting { key, message }) => note(key, Some(message)),
+        Err(error) => note("descriptors".into(), Some(error.to_string())),
+    }
+    faults
 }

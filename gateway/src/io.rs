@@ -1,10 +1,12 @@
-//! What stands between a socket and HTTP/2: nothing of it knows a protocol.
+//! What stands between a socket and HTTP/2. Only [`FrameGuard`] knows the protocol.
 
 mod batched;
 mod buffers;
+mod frames;
 mod stall;
 mod turns;
 
 pub(crate) use batched::Batched;
+pub(crate) use frames::{FrameGuard, Verdict};
 pub(crate) use stall::StallGuard;
 pub(crate) use turns::Turns;

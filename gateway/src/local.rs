@@ -3,26 +3,50 @@
 //! the last step differs.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::BodyExt as _;
+use http_body::{Frame, SizeHint};
 use intellirouter_proto::intellirouter::events::v1::event_service_server::EventServiceServer;
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body as TonicBody;
 use tower::util::BoxCloneSyncService;
 use tower::{Service as _, ServiceExt as _};
 
 use crate::body::{Body, BodyError, Kind};
+use crate::calls::{Cut, OpenCall};
 use crate::config::Config;
 use crate::events::{EventApi, EventPlane};
-use crate::gateway::StartError;
-use crate::layers::authenticate::Identity;
+use crate::gateway::{Lasting, StartError};
 use crate::reply::Reply;
 
 type Inner = BoxCloneSyncService<Request<TonicBody>, Response<TonicBody>, Infallible>;
+
+/// The health service: SERVING until the gateway stops. One for all
+/// generations, so that whoever watches it is told.
+#[derive(Clone)]
+pub(crate) struct Health(Inner);
+
+impl Health {
+    /// Must run on the runtime that lasts as long as the gateway.
+    pub(crate) fn new(stopping: CancellationToken) -> Self {
+        let (reporter, health) = tonic_health::server::health_reporter();
+        tokio::spawn(async move {
+            stopping.cancelled().await;
+            reporter
+                .set_service_status("", tonic_health::ServingStatus::NotServing)
+                .await;
+        });
+        Self(BoxCloneSyncService::new(
+            health.max_decoding_message_size(SMALL_REQUEST),
+        ))
+    }
+}
 
 /// See the module's comment.
 pub(crate) struct LocalServices {
@@ -49,16 +73,8 @@ impl LocalServices {
     pub(crate) fn new(
         config: &Config,
         events: Arc<EventPlane>,
-        drain: CancellationToken,
+        lasting: &Lasting,
     ) -> Result<Self, StartError> {
-        let (reporter, health) = tonic_health::server::health_reporter();
-        let stopping = drain.clone();
-        tokio::spawn(async move {
-            stopping.cancelled().await;
-            reporter
-                .set_service_status("", tonic_health::ServingStatus::NotServing)
-                .await;
-        });
         let mut builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(intellirouter_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
@@ -77,13 +93,13 @@ impl LocalServices {
         let events = EventServiceServer::new(EventApi::new(events))
             .max_decoding_message_size(config.events.payload_bytes + PUBLISH_OVERHEAD);
         Ok(Self {
-            health: BoxCloneSyncService::new(health.max_decoding_message_size(SMALL_REQUEST)),
+            health: lasting.health.0.clone(),
             reflection: BoxCloneSyncService::new(
                 reflection.max_decoding_message_size(SMALL_REQUEST),
             ),
             events: BoxCloneSyncService::new(events),
             publishing: Semaphore::new(PUBLISHING),
-            drain,
+            drain: lasting.drain.clone(),
         })
     }
 
@@ -91,7 +107,7 @@ impl LocalServices {
     pub(crate) async fn call(
         &self,
         mut request: Request<Body>,
-        caller: Option<Arc<Identity>>,
+        call: Arc<OpenCall>,
         timeout: Option<Duration>,
     ) -> Result<Response<Body>, Reply> {
         let service_name = request.uri().path().split('/').nth(1).unwrap_or_default();
@@ -115,14 +131,20 @@ impl LocalServices {
             })?),
             false => None,
         };
-        // Events say themselves that the gateway stops.
+        // Events say themselves that the gateway stops, and what is being
+        // published has to be told how that went.
         let drain =
             (service_name != "intellirouter.events.v1.EventService").then(|| self.drain.clone());
-        let stopping = drain.clone();
-        if let Some(caller) = caller {
-            request.extensions_mut().insert(caller);
-        }
-        let request = request.map(|body| TonicBody::new(body.map_err(status)));
+        let unanswered = drain.clone();
+        request.extensions_mut().insert(call);
+        // No service needs a request that arrives after that.
+        let drained = self.drain.clone().cancelled_owned();
+        let request = request.map(|body| {
+            TonicBody::new(Arriving {
+                body,
+                drained: Box::pin(drained),
+            })
+        });
         let answer = async {
             let ready = match service.ready().await {
                 Ok(ready) => ready,
@@ -145,7 +167,7 @@ impl LocalServices {
         };
         let limit = timeout.map_or(RECEIVE_TIMEOUT, |timeout| timeout.min(RECEIVE_TIMEOUT));
         let drained = async {
-            match &stopping {
+            match &unanswered {
                 Some(drain) => drain.cancelled().await,
                 None => std::future::pending().await,
             }
@@ -154,9 +176,44 @@ impl LocalServices {
             biased;
             answer = answer => Ok(answer),
             () = tokio::time::sleep(limit) => Err(Reply::deadline()),
-            () = drained => Err(Reply::unavailable("draining", "the gateway is stopping")),
+            () = drained => Err(stopping()),
         }
     }
+}
+
+/// A request, as long as the gateway waits for it.
+struct Arriving {
+    body: Body,
+    drained: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl http_body::Body for Arriving {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        // What is here already is taken.
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(status)));
+        }
+        ready!(self.drained.as_mut().poll(cx));
+        Poll::Ready(Some(Err(stopping().grpc())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn stopping() -> Reply {
+    Cut::Draining.reply()
 }
 
 /// A request that breaks a rule keeps its own refusal on its way through tonic.

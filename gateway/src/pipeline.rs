@@ -4,72 +4,109 @@
 //!             client                                        backend
 //!               |  TLS, HTTP/2 or HTTP/1.1  (server)           ^
 //!               v                                              |
-//!  record -> rescue -> open calls -> protocol -> CORS          |
-//!               -> route -> authenticate -> roles -> deadline  |
-//!               -> identity -> translate -> upstream call -----+
+//!  route -> record -> rescue -> open calls -> CORS preflight   |
+//!               -> limits by address -> protocol               |
+//!               -> authenticate -> conduct -> revocation       |
+//!               -> limits by identity -> roles -> deadline     |
+//!               -> strip -> translate -> identity, trace       |
+//!               -> upstream call ------------------------------+
 //!               |                             (pool, HTTP/2, mTLS)
 //!               <- answer: headers at once, body as it comes <-+
 //!
 //!  A refusal at any arrow, a failure upstream and a panic become a `Reply`,
 //!  rendered in the caller's dialect; the record sees what the caller got.
+//!  Events and the gateway's own services branch off before the call upstream.
+//!
+//!  Until its last byte a call can be cut from outside: its token ends or is
+//!  revoked, its role is withdrawn (`recheck`), the drain is over (`shutdown`).
+//!  A cut is a `Reply` too, here or in the trailers (`body`).
 //! ```
 //!
-//! The path is plain `async` code and not a stack of `tower` services: every
-//! policy step is a synchronous function of the request, so a list of calls
-//! with `?` says the same as a list of layers, compiles to one future without
-//! boxes, and leaves no poll code to read. See `docs/decisions`.
+//! The path is plain `async` code and not a stack of `tower` services: a list
+//! of calls with `?` says the same as a list of layers and leaves no poll code
+//! to read. Two policy steps may wait, both rarely and not for long: for a key
+//! that has to be fetched (`authenticate`), and for the store of a global limit.
+//! They are boxed, so that calls that do not wait do not carry their state. See
+//! `docs/decisions`.
 
-use std::net::SocketAddr;
+use std::future::Future as _;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::SystemTime;
 
 use futures_util::FutureExt as _;
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version};
 use intellirouter::security::IDENTITY_HEADER;
 
 use crate::body::Body;
-use crate::gateway::{Gateway, Worker};
+use crate::gateway::Gateway;
 use crate::layers::authenticate::Identity;
 use crate::layers::grpc_web::{self, Encoding};
-use crate::layers::{cors, deadline, roles};
+use crate::layers::{certificate, cors, deadline, roles};
+use crate::limits::Quota;
 use crate::reply::{Dialect, Reply};
-use crate::routes::{Access, Route, Target};
+use crate::routes::{Access, Route, RouteTable, Target};
+use crate::runtime::Runtime;
+use crate::server::Client;
 use crate::telemetry::{CallRecord, Protocol};
+use crate::worker::{Serving, Worker};
 use crate::{events, upstream};
 
 /// Answers one request. There is always an answer.
 pub(crate) async fn serve(
     worker: &Worker,
-    peer: SocketAddr,
+    client: &Arc<Client>,
     mut request: Request<Body>,
 ) -> Response<Body> {
     let gateway = &*worker.gateway;
+    // One generation of the configuration from the first step to the last.
+    let serving = worker.serving();
+    let runtime = &serving.runtime;
     let kind = Kind::of(&request);
-    let route = kind.route(gateway, &request);
+    let route = kind.route(&runtime.routes, &request);
     let asked_by_page = request.headers().contains_key(http::header::ORIGIN);
-    let origin = gateway.cors.allowed(request.headers()).cloned();
+    let origin = runtime.cors.allowed(request.headers()).cloned();
 
     // Outermost, so that it sees what the caller really got.
-    let path = request.uri().path_and_query().cloned();
-    let path = path.unwrap_or(http::uri::PathAndQuery::from_static("/"));
-    let mut record = CallRecord::begin(
-        &gateway.telemetry,
+    let call = gateway.calls.open(
+        (worker.number, runtime.generation),
         kind.protocol(),
-        peer,
-        path,
+        client.clone(),
+        path(request.uri()),
         route.clone(),
     );
+    let mut record = CallRecord::begin(&gateway.telemetry, call);
+    record.begin_trace(request.headers());
 
-    // Outside every refusal and every step that could panic.
-    let outcome = AssertUnwindSafe(steps(worker, kind, &route, &mut request, &mut record))
-        .catch_unwind()
+    let outcome = {
+        let call = record.call().clone();
+        let steps = steps(
+            gateway,
+            &serving,
+            client,
+            kind,
+            &route,
+            &mut request,
+            &mut record,
+        );
+        // Outside every refusal and every step that could panic.
+        let mut steps = pin!(AssertUnwindSafe(steps).catch_unwind());
+        std::future::poll_fn(|cx| match steps.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(outcome.unwrap_or_else(|_| Err(Reply::internal()))),
+            // Ended from outside: by the drain, or because its caller is no
+            // longer welcome.
+            Poll::Pending => call.poll_cut(cx).map(|cut| Err(cut.reply())),
+        })
         .await
-        .unwrap_or_else(|_| Err(Reply::internal()));
+    };
 
     let mut response = match outcome {
         Ok(mut response) => {
+            record.call().settle();
             record.see_headers(response.headers());
             if kind.protocol() == Protocol::Http {
                 record.http_status(response.status());
@@ -83,7 +120,11 @@ pub(crate) async fn serve(
         }
         Err(reply) => {
             record.refused(&reply);
-            if kind.protocol() != Protocol::Grpc {
+            if let Some(cut) = record.call().is_cut() {
+                record.cut(cut, &reply);
+            }
+            let most = runtime.config.limits.open_calls;
+            if kind.protocol() != Protocol::Grpc && gateway.can_linger(most) {
                 // Plain HTTP clients may hang or fail when they are answered
                 // while they still send; gRPC clients know how to be.
                 request.into_body().discard().await;
@@ -99,26 +140,63 @@ pub(crate) async fn serve(
     }
     // Last, so that pages can read refusals too.
     if let Some(origin) = origin {
-        gateway.cors.mark(origin, response.headers_mut());
+        runtime.cors.mark(origin, response.headers_mut());
     }
     response
 }
 
+/// Answers a request over HTTP/1.1 that may not be read as one: it reaches no
+/// step, and operators see it like any call.
+pub(crate) fn refuse(
+    worker: &Worker,
+    client: &Arc<Client>,
+    uri: &http::Uri,
+    reply: &Reply,
+) -> Response<Body> {
+    let gateway = &*worker.gateway;
+    let runtime = &worker.serving().runtime;
+    let call = gateway.calls.open(
+        (worker.number, runtime.generation),
+        Protocol::Http,
+        client.clone(),
+        path(uri),
+        runtime.routes.unknown.clone(),
+    );
+    let mut record = CallRecord::begin(&gateway.telemetry, call);
+    record.refused(reply);
+    reply
+        .render(Dialect::Http)
+        .map(|body| body.recorded(record))
+}
+
+fn path(uri: &http::Uri) -> PathAndQuery {
+    let path = uri.path_and_query().cloned();
+    path.unwrap_or(PathAndQuery::from_static("/"))
+}
+
 /// What stands between a request and its answer.
 async fn steps(
-    worker: &Worker,
+    gateway: &Gateway,
+    serving: &Serving,
+    client: &Client,
     kind: Kind,
     route: &Arc<Route>,
     request: &mut Request<Body>,
     record: &mut CallRecord,
 ) -> Result<Response<Body>, Reply> {
-    let gateway = &*worker.gateway;
+    let runtime = &*serving.runtime;
+    let limits = &runtime.config.limits;
     // First of all refusals: it must hold whatever the request is.
-    gateway.check_open_calls(route)?;
+    gateway.check_open_calls(limits.open_calls, route)?;
     // Before authentication: browsers send preflights without a token.
-    if let Some(preflight) = gateway.cors.preflight(request) {
+    if let Some(preflight) = runtime.cors.preflight(request) {
         return Ok(preflight);
     }
+    // Before anything that costs more: calls to nowhere and bad tokens count too.
+    let mut quota = match route.rates.get() {
+        Some(rates) => rates.early(client.address.ip()).await?,
+        None => None,
+    };
     // Before authentication: the answer is the same for everybody.
     kind.check(request)?;
     let now = SystemTime::now();
@@ -126,16 +204,29 @@ async fn steps(
     // nothing of what there is.
     let identity = match route.access {
         Access::Public => None,
-        _ => Some(gateway.authenticate.check(request.headers(), now)?),
+        _ => Some(identify(runtime, client, request.headers(), now).await?),
     };
-    record.caller.clone_from(&identity);
+    if let Some(identity) = &identity {
+        record.trace.event("authenticated");
+        // Before anything that costs others: a caller is known by its token alone.
+        record.identified(identity, limits.open_calls_per_subject)?;
+        // Each call anew: the token may be a remembered one.
+        gateway.revocations.check(identity, now)?;
+    }
+    // Before roles: a caller that tries out what it may call is limited too.
+    if let (Some(rates), Some(identity)) = (route.rates.get(), &identity) {
+        quota = Quota::tightest(quota, rates.admit(client.address.ip(), identity).await?);
+    }
     if matches!(kind, Kind::Events) {
         // Channels have rules of their own.
         // Boxed, like the gateway's own services below: calls that go upstream
         // must not carry the state of those that stay.
-        let stall = gateway.config.limits.stall_timeout;
-        let response = Box::pin(events::serve(gateway, required(identity)?, take(request))).await?;
-        return Ok(response.map(|body| body.with_stall_limit(stall)));
+        let call = record.call().clone();
+        let mut response = Box::pin(events::serve(&runtime.events, &call, take(request))).await?;
+        if let Some(quota) = quota {
+            quota.mark(response.headers_mut());
+        }
+        return Ok(response.map(|body| body.with_stall_limit(limits.stall_timeout)));
     }
     if route.target == Target::Nowhere {
         return Err(unknown_method());
@@ -146,7 +237,12 @@ async fn steps(
     // After the checks: a refused call needs no timer.
     let timeout = deadline::apply(request.headers_mut(), route.timeout)?;
     // The last look at what the caller sent; from here on it is the gateway's.
-    strip(request.headers_mut(), route.forward_authorization);
+    let over_http1 = request.version() < Version::HTTP_2;
+    strip(
+        request.headers_mut(),
+        over_http1,
+        route.forward_authorization,
+    );
     let mut request = take(request);
     if let Kind::Web(encoding) = kind {
         request = grpc_web::to_grpc(request, encoding);
@@ -154,26 +250,40 @@ async fn steps(
     match route.target {
         Target::Upstream(index) => {
             if let Some(identity) = &identity {
-                let header = gateway.authenticate.identity_header(identity, index, now)?;
+                let header = runtime.authenticate.identity_header(identity, index, now)?;
                 request.headers_mut().insert(IDENTITY_HEADER, header);
             }
-            upstream::call(&worker.pools[index], request, timeout).await
+            record.trace.inject(request.headers_mut());
+            upstream::call(&serving.pools[index], request, timeout, record).await
         }
         _ => {
-            let stall = gateway.config.limits.stall_timeout;
-            let response = Box::pin(gateway.local.call(request, identity, timeout)).await?;
-            Ok(response.map(|body| body.with_stall_limit(stall)))
+            let call = record.call().clone();
+            let response = Box::pin(runtime.local.call(request, call, timeout)).await?;
+            Ok(response.map(|body| body.with_stall_limit(limits.stall_timeout)))
         }
     }
+}
+
+/// By the certificate of the connection, where it may speak for the request, or
+/// by the token.
+async fn identify(
+    runtime: &Runtime,
+    client: &Client,
+    headers: &HeaderMap,
+    now: SystemTime,
+) -> Result<Arc<Identity>, Reply> {
+    if let Some(shown) = &client.certificate
+        && certificate::counts(headers)
+        && let Some(identity) = shown.identity(&runtime.certificates, now)?
+    {
+        return Ok(identity);
+    }
+    runtime.authenticate.check(headers, now).await
 }
 
 /// Takes a request on; what is refused before stays where it was.
 fn take(request: &mut Request<Body>) -> Request<Body> {
     std::mem::replace(request, Request::new(Body::empty()))
-}
-
-fn required(identity: Option<Arc<Identity>>) -> Result<Arc<Identity>, Reply> {
-    identity.ok_or_else(|| Reply::unauthenticated("no_token", "a bearer token is required"))
 }
 
 fn unknown_method() -> Reply {
@@ -188,7 +298,7 @@ fn unknown_method() -> Reply {
 /// gateway's to check, an identity that only the gateway may state, and the
 /// headers that end at each hop (RFC 9110, 7.6.1; the h2 crate refuses them
 /// over HTTP/2).
-fn strip(headers: &mut HeaderMap, forward_authorization: bool) {
+fn strip(headers: &mut HeaderMap, over_http1: bool, forward_authorization: bool) {
     if forward_authorization {
         if let Some(value) = headers.get_mut(AUTHORIZATION) {
             value.set_sensitive(true);
@@ -197,7 +307,7 @@ fn strip(headers: &mut HeaderMap, forward_authorization: bool) {
         headers.remove(AUTHORIZATION);
     }
     headers.remove(IDENTITY_HEADER);
-    if headers.contains_key(http::header::HOST) {
+    if over_http1 || headers.contains_key(http::header::HOST) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
@@ -257,8 +367,7 @@ impl Kind {
         }
     }
 
-    fn route(self, gateway: &Gateway, request: &Request<Body>) -> Arc<Route> {
-        let routes = &gateway.routes;
+    fn route(self, routes: &RouteTable, request: &Request<Body>) -> Arc<Route> {
         match self {
             Self::Events => routes.events.clone(),
             Self::Other => routes.unknown.clone(),

@@ -1,14 +1,14 @@
 //! Starts a gateway and stops it: ports, threads, signals.
 //!
 //! Every port is bound before anything is served, so that a taken port is an
-//! error at start and not a gateway without a door. Stopping: the listener
-//! closes, health and readiness say no, connections hear GOAWAY, event streams
-//! end with a word; calls may go on for the drain timeout, and those still open
-//! then end with the process.
+//! error at start and not a gateway without a door. How it stops is told in
+//! [`crate::shutdown`]; how it changes while it runs, in [`crate::reload`].
 
+use std::convert::Infallible;
+use std::future::Future;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use intellirouter::events::EventLog;
 use intellirouter::logging::LogGuard;
@@ -16,17 +16,21 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
-use crate::admin;
 use crate::config::Config;
-use crate::events;
-use crate::gateway::{Gateway, StartError, Worker};
+use crate::gateway::{Gateway, StartError};
 use crate::server::{self, Inbox};
+use crate::shutdown::{self, Signals};
+use crate::worker::Worker;
+use crate::{admin, events, recheck, reload};
+
+/// How long the last spans may take to the collector.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// A gateway whose ports are bound.
 pub struct Bound {
     gateway: Arc<Gateway>,
-    tls: tokio_rustls::TlsAcceptor,
     listener: StdListener,
     admin: StdListener,
 }
@@ -46,15 +50,13 @@ impl Bound {
         log: Arc<dyn EventLog>,
         metrics: Option<Registry>,
     ) -> Result<Self, StartError> {
+        let (listen, admin) = (config.listen.address, config.admin);
         let gateway = Gateway::new(config, log, metrics)?;
-        let tls = gateway.tls()?;
-        let listener = bind("listen.address", gateway.config.listen.address)?;
-        let admin = bind("admin.address", gateway.config.admin)?;
+        gateway.revocations.first_look().await;
         Ok(Self {
             gateway,
-            tls,
-            listener,
-            admin,
+            listener: bind("listen.address", listen)?,
+            admin: bind("admin.address", admin)?,
         })
     }
 
@@ -68,65 +70,50 @@ impl Bound {
         Ok(self.admin.local_addr()?)
     }
 
-    /// Serves until SIGINT or SIGTERM and drains. `ready` runs once everything
-    /// works. Must run on a runtime that goes on meanwhile.
+    /// Serves until SIGINT, SIGTERM or `/drain`, and drains. `ready` runs once
+    /// everything works. Must run on a runtime that goes on meanwhile.
     pub async fn run(self, ready: impl FnOnce()) -> Result<(), StartError> {
-        let (gateway, tls) = (self.gateway, self.tls);
+        let gateway = self.gateway;
+        let signals = Signals::new()?;
+        let hangup = signal(SignalKind::hangup())?;
         let admin = TcpListener::from_std(self.admin)?;
-        let admin = tokio::spawn(admin::serve(gateway.clone(), admin));
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        let (done, mut workers) = mpsc::channel::<()>(1);
-        let (handles, inboxes): (Vec<_>, Vec<_>) = (0..gateway.config.workers)
-            .map(|_| server::handover())
-            .unzip();
-        let mut listener = Some((self.listener, handles));
-        for (number, inbox) in inboxes.into_iter().enumerate() {
-            let start = Start {
-                number,
-                inbox,
-                tls: tls.clone(),
-                accept: listener.take(),
-            };
-            start.spawn(gateway.clone(), done.clone())?;
-        }
-        drop(done);
+        let mut beside = JoinSet::new();
+        beside.spawn(admin::serve(gateway.clone(), admin));
+        beside.spawn(never(reload::follow(gateway.clone(), hangup)));
+        beside.spawn(never(recheck::follow(gateway.clone())));
+        let workers = start_workers(&gateway, self.listener)?;
         ready();
-        let hung_up = async {
-            // A closed terminal must not cut calls.
-            while hangup.recv().await.is_some() {
-                tracing::warn!("SIGHUP: a changed config needs a restart; nothing was done");
-            }
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = hung_up => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            // All workers gone without a signal: nothing is served any more.
-            _ = workers.recv() => {
-                return Err(StartError::System(std::io::Error::other("the workers stopped")));
-            }
-        }
-        let limit = gateway.config.limits.drain_timeout;
-        let open = gateway.telemetry.open_calls.load(Ordering::Relaxed);
-        tracing::info!(open_calls = open, limit = ?limit, "draining");
-        gateway.drain.cancel();
-        tokio::select! {
-            _ = workers.recv() => tracing::info!("drained"),
-            () = tokio::time::sleep(limit) => {
-                let open = gateway.telemetry.open_calls.load(Ordering::Relaxed);
-                tracing::warn!(
-                    open_calls = open,
-                    "drain timeout: the calls still open end with the process"
-                );
-            }
-            _ = interrupt.recv() => tracing::warn!("interrupted twice: stopping at once"),
-        }
-        admin.abort();
-        Ok(())
+        let result = shutdown::run(&gateway, signals, workers).await;
+        gateway.telemetry.tracing.shutdown(LAST_SPANS).await;
+        result
     }
+}
+
+/// For a set of tasks that end with the process.
+async fn never(task: impl Future<Output = Infallible>) {
+    match task.await {}
+}
+
+/// Starts every worker on a thread of its own; the channel closes when all of
+/// them have ended.
+fn start_workers(
+    gateway: &Arc<Gateway>,
+    listener: StdListener,
+) -> Result<mpsc::Receiver<()>, StartError> {
+    let (done, workers) = mpsc::channel::<()>(1);
+    let (handles, inboxes): (Vec<_>, Vec<_>) = (0..gateway.runtime().config.workers)
+        .map(|_| server::handover())
+        .unzip();
+    let mut listener = Some((listener, handles));
+    for (number, inbox) in inboxes.into_iter().enumerate() {
+        let start = Start {
+            number,
+            inbox,
+            accept: listener.take(),
+        };
+        start.spawn(gateway.clone(), done.clone())?;
+    }
+    Ok(workers)
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<StdListener, StartError> {
@@ -148,7 +135,6 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<StdListener, StartErro
 struct Start {
     number: usize,
     inbox: Inbox,
-    tls: tokio_rustls::TlsAcceptor,
     accept: Option<(StdListener, Vec<server::Handle>)>,
 }
 
@@ -171,7 +157,11 @@ impl Start {
                             Err(error) => return tracing::error!(%error, "cannot listen"),
                         }
                     }
-                    server::work(Worker::new(gateway), self.inbox, self.tls).await;
+                    let worker = Worker::new(gateway, self.number);
+                    tokio::select! {
+                        () = server::work(worker.clone(), self.inbox) => {}
+                        never = worker.follow() => match never {},
+                    }
                 });
             })?;
         Ok(())

@@ -13,6 +13,7 @@
 //! source; a source without a window (the gateway's own streams) is not read
 //! on, and is given up when it can send nothing for its stall limit.
 
+use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -48,7 +49,11 @@ pub(crate) struct Relay {
     /// Comes last: small chunks, merged.
     backlog: BytesMut,
     end: Option<Option<HeaderMap>>,
+    /// Whether what a cut makes useless was left out.
+    shortened: bool,
     finished: bool,
+    /// Counts what was handed on, wrapping.
+    moved: u32,
 }
 
 impl Relay {
@@ -98,6 +103,7 @@ impl Relay {
         let most = sink.capacity().min(self.queued.len());
         let part = self.queued.split_to(most);
         let sent = part.len();
+        self.moved = self.moved.wrapping_add(1);
         self.advance();
         let empty = self.queued.is_empty();
         self.finished = empty && matches!(self.end, Some(None));
@@ -115,21 +121,36 @@ impl Relay {
         if !source.has_window() {
             return source.poll_stalled(cx).map(|()| Err(RelayError::Stalled));
         }
-        if self.end.is_none() {
-            while self.gather(cx, source, usize::MAX)?.is_ready() && self.end.is_none() {}
-            if self.end.is_some() && source.is_cut() {
-                // Broken off: what was not sent is of no use, its status is,
-                // and trailers need no room. In gRPC-Web they do.
-                self.queued.clear();
-                self.next.clear();
-                self.backlog.clear();
-                return Poll::Ready(match self.end {
-                    Some(Some(_)) => Ok(()),
-                    _ => Err(RelayError::Source(BodyError::Cut)),
-                });
-            }
+        while self.end.is_none() && self.gather(cx, source, usize::MAX)?.is_ready() {}
+        if self.end.is_none() || self.shortened || !source.is_cut() {
+            return Poll::Pending;
         }
-        Poll::Pending
+        // Broken off: what was not sent is of no use, its status is, and
+        // trailers need no room. In gRPC-Web they do.
+        self.shortened = true;
+        let spare = match self.end {
+            Some(Some(_)) => Some(0..self.held()),
+            _ => source.spare(),
+        };
+        Poll::Ready(match spare {
+            Some(spare) => {
+                self.leave_out(spare);
+                Ok(())
+            }
+            None => Err(RelayError::Source(BodyError::Cut)),
+        })
+    }
+
+    /// Forgets a part of what is held here.
+    fn leave_out(&mut self, spare: Range<usize>) {
+        let held = [&self.queued[..], &self.next, &self.backlog].concat();
+        let (before, after) = (held.get(..spare.start), held.get(spare.end..));
+        self.queued = [before, after]
+            .map(Option::unwrap_or_default)
+            .concat()
+            .into();
+        self.next = Bytes::new();
+        self.backlog = BytesMut::new();
     }
 
     fn finish(
@@ -204,6 +225,16 @@ impl Relay {
                 .extend_from_slice(&std::mem::take(&mut self.queued));
         }
         self.backlog.extend_from_slice(&bytes);
+    }
+
+    /// Whether something waits for room at the receiver.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.held() > 0
+    }
+
+    /// Changes whenever something was handed on.
+    pub(crate) fn moved(&self) -> u32 {
+        self.moved
     }
 
     fn held(&self) -> usize {

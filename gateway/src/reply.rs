@@ -8,9 +8,11 @@
 //! - gRPC: trailers-only with `google.rpc` details (gRPC over HTTP/2, "Responses");
 //! - gRPC-Web: a trailer frame in the body, so that browsers can read it
 //!   whatever CORS exposes;
-//! - HTTP: a JSON problem (RFC 9457) with `Retry-After` and `WWW-Authenticate`.
+//! - HTTP: a JSON problem (RFC 9457) with `Retry-After`, `WWW-Authenticate` and
+//!   `RateLimit-*`.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -20,9 +22,13 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::body::{Body, Kind};
 use crate::layers::grpc_web::{self, Encoding};
+use crate::limits::Quota;
 
 /// The `domain` of every `google.rpc.ErrorInfo` that the gateway makes.
 pub(crate) const ERROR_DOMAIN: &str = "gateway.intellirouter";
+
+/// The least that a refused caller is told to wait: never nothing.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// The language in which a caller expects its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +51,17 @@ pub(crate) struct Reply {
     pub(crate) violation: Option<Box<Violation>>,
     /// The methods that a path knows, for 405.
     pub(crate) allow: Option<&'static str>,
+    /// The limit that had no room for the call.
+    pub(crate) limit: Option<Box<OverLimit>>,
+}
+
+/// A limit that had no room, as callers may know it: it names nobody.
+#[derive(Clone, Debug)]
+pub(crate) struct OverLimit {
+    /// What kind of thing has a share of its own, such as `subject`.
+    pub(crate) subject: Arc<str>,
+    pub(crate) description: Arc<str>,
+    pub(crate) quota: Quota,
 }
 
 /// What of a request was wrong.
@@ -68,6 +85,7 @@ impl Reply {
             retry_after: None,
             violation: None,
             allow: None,
+            limit: None,
         }
     }
 
@@ -95,6 +113,16 @@ impl Reply {
             format!("{place}: {expected}"),
         );
         reply.violation = Some(Box::new(Violation { place, expected }));
+        reply
+    }
+
+    /// Never UNAVAILABLE, which clients take for an outage and try harder. One
+    /// more call would pass after `wait`.
+    pub(crate) fn over_limit(limit: OverLimit, wait: Duration) -> Self {
+        let message = format!("too many calls; {}", limit.description);
+        let mut reply = Self::new(Code::ResourceExhausted, "rate_limited", message)
+            .retry_after(wait.max(SHORTEST_WAIT));
+        reply.limit = Some(Box::new(limit));
         reply
     }
 
@@ -134,6 +162,9 @@ impl Reply {
         }
         if let Some(fault) = &self.violation {
             details.add_bad_request_violation(fault.place.as_ref(), fault.expected.as_ref());
+        }
+        if let Some(limit) = &self.limit {
+            details.add_quota_failure_violation(&*limit.subject, &*limit.description);
         }
         tonic::Status::with_error_details(self.code, self.message.as_ref(), details)
     }
@@ -195,6 +226,9 @@ impl Reply {
                 RETRY_AFTER,
                 HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64),
             );
+        }
+        if let Some(limit) = &self.limit {
+            limit.quota.mark(headers);
         }
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = if self.label == "no_token" {

@@ -8,7 +8,7 @@
 //! deny).
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub(crate) use intellirouter::security::ADMIN_ROLE as ADMIN;
@@ -16,7 +16,8 @@ pub(crate) use intellirouter::security::policy::{ANYONE, Access, is_name};
 use intellirouter::security::policy::{MethodPolicy, method_policies};
 use prost_reflect::DescriptorPool;
 
-use crate::config::{Config, RouteConfig};
+use crate::config::{Config, EVENT_PATHS, LimitsConfig, RouteConfig};
+use crate::limits::{RateLimits, RouteRates};
 use crate::telemetry::RouteMetrics;
 
 /// The longest path that is looked up by its prefixes, in bytes, and the most
@@ -40,7 +41,12 @@ pub(crate) struct Route {
     pub(crate) access: Access,
     pub(crate) timeout: Option<Duration>,
     pub(crate) forward_authorization: bool,
+    /// One message each way, as the descriptor set says: such a call may end
+    /// after its caller's token.
+    pub(crate) unary: bool,
     pub(crate) metrics: RouteMetrics,
+    /// Unset where no limit covers the route.
+    pub(crate) rates: OnceLock<RouteRates>,
 }
 
 impl Route {
@@ -50,8 +56,24 @@ impl Route {
             access,
             timeout: None,
             forward_authorization: false,
+            unary: false,
             metrics: RouteMetrics::new(name.to_owned()),
+            rates: OnceLock::new(),
         }
+    }
+
+    /// Whether everybody may call, without a token.
+    pub(crate) fn is_public(&self) -> bool {
+        self.access == Access::Public
+    }
+
+    /// The same for a part of what it covers.
+    fn part(&self, name: &str) -> Self {
+        let mut part = Self::new(name, self.target, self.access.clone());
+        part.timeout = self.timeout;
+        part.forward_authorization = self.forward_authorization;
+        part.unary = self.unary;
+        part
     }
 }
 
@@ -84,10 +106,82 @@ impl RouteTable {
         for route in &config.routes {
             table.insert(&route.pattern, from_config(route));
         }
+        table.name_probe();
         for policy in method_policies(descriptors) {
-            table.refine(config, policy);
+            let unary = is_unary(descriptors, &policy.path);
+            table.refine(config, policy, unary);
         }
         table
+    }
+
+    /// With the limits of each route. What a limit names is a route of its own,
+    /// where a wider one covers it.
+    pub(crate) fn limited(mut self, limits: &RateLimits) -> Self {
+        for pattern in limits.patterns() {
+            if !self.has(pattern)
+                && let Some(wider) = self.wider(pattern)
+            {
+                self.insert(pattern, wider.part(pattern));
+            }
+        }
+        let set = |name: &str, route: &Route| {
+            if let Some(rates) = limits.of_route(name) {
+                // Fails only where it is set already, and the table is new.
+                let _ = route.rates.set(rates);
+            }
+        };
+        for (path, route) in &self.methods {
+            set(path, route);
+        }
+        for (prefix, route) in &self.prefixes {
+            set(&format!("{prefix}*"), route);
+        }
+        set("unknown", &self.unknown);
+        set(EVENT_PATHS, &self.events);
+        self
+    }
+
+    /// The keys of patterns of rates that cover nothing: written wrongly, they
+    /// would limit nobody.
+    pub(crate) fn uncovering(&self, limits: &LimitsConfig) -> Vec<String> {
+        let mut keys = Vec::new();
+        for (i, rate) in limits.rates.iter().enumerate() {
+            for (j, pattern) in rate.routes.iter().enumerate() {
+                if !self.is_covered_by(pattern) {
+                    keys.push(format!("limits.rates[{i}].routes[{j}]"));
+                }
+            }
+        }
+        keys
+    }
+
+    /// Whether a rate for this pattern covers any call.
+    fn is_covered_by(&self, pattern: &str) -> bool {
+        let inside = |prefix: &str| {
+            let mut routes = self.methods.keys().chain(self.prefixes.keys());
+            routes.any(|route| route.starts_with(prefix))
+        };
+        pattern == EVENT_PATHS
+            || self.has(pattern)
+            || self.wider(pattern).is_some()
+            || pattern.strip_suffix('*').is_some_and(inside)
+    }
+
+    /// Whether it is the pattern of a route.
+    fn has(&self, pattern: &str) -> bool {
+        match pattern.strip_suffix('*') {
+            Some(prefix) => self.prefixes.contains_key(prefix),
+            None => self.methods.contains_key(pattern),
+        }
+    }
+
+    /// The narrowest route that covers all that `pattern` does.
+    fn wider(&self, pattern: &str) -> Option<Arc<Route>> {
+        let part = pattern.trim_end_matches('*');
+        let covering = self.prefixes.iter().filter(|(p, _)| part.starts_with(*p));
+        covering
+            .max_by_key(|(prefix, _)| prefix.len())
+            .map(|(_, route)| route.clone())
     }
 
     /// The route of a path, or `None` where nothing covers it. Only paths that
@@ -123,6 +217,18 @@ impl RouteTable {
             .collect()
     }
 
+    /// Health checks are answered at once; the other method watches for ever.
+    fn name_probe(&mut self) {
+        let check = "/grpc.health.v1.Health/Check";
+        if !self.methods.contains_key(check)
+            && let Some(covering) = self.find(check)
+        {
+            let mut probe = covering.part(check);
+            probe.unary = true;
+            self.insert(check, probe);
+        }
+    }
+
     fn insert(&mut self, pattern: &str, route: Route) {
         match pattern.strip_suffix('*') {
             Some(prefix) => self.prefixes.insert(prefix.to_owned(), Arc::new(route)),
@@ -132,7 +238,7 @@ impl RouteTable {
 
     /// Gives a method of the descriptor set a route of its own, so that its
     /// options hold where the config is silent and metrics name the method.
-    fn refine(&mut self, config: &Config, policy: MethodPolicy) {
+    fn refine(&mut self, config: &Config, policy: MethodPolicy, unary: bool) {
         let path = policy.path;
         let Some(covering) = self.find(&path) else {
             return;
@@ -142,6 +248,7 @@ impl RouteTable {
         });
         let mut route = Route::new(&path, covering.target, covering.access.clone());
         route.forward_authorization = covering.forward_authorization;
+        route.unary = unary;
         route.timeout = written.and_then(|route| route.timeout).or(policy.timeout);
         if route.access == Access::NoRule {
             route.access = policy.access;
@@ -158,6 +265,16 @@ impl RouteTable {
     }
 }
 
+fn is_unary(descriptors: &DescriptorPool, path: &str) -> bool {
+    let Some((service, name)) = path.trim_start_matches('/').split_once('/') else {
+        return false;
+    };
+    descriptors
+        .get_service_by_name(service)
+        .and_then(|service| service.methods().find(|method| method.name() == name))
+        .is_some_and(|method| !method.is_client_streaming() && !method.is_server_streaming())
+}
+
 /// `/package.Service/Method` and nothing else.
 fn is_method_path(path: &str) -> bool {
     path.strip_prefix('/')
@@ -168,8 +285,11 @@ fn is_method_path(path: &str) -> bool {
 fn from_config(config: &RouteConfig) -> Route {
     let access = match (&config.roles, config.public) {
         (_, true) => Access::Public,
-        (Some(any), _) => Access::any_of(any.clone()),
-        (None, _) => Access::NoRule,
+        (None, _) if config.all_roles.is_empty() => Access::NoRule,
+        (any, _) => Access::Roles {
+            any: any.clone().unwrap_or_default(),
+            all: config.all_roles.clone(),
+        },
     };
     let target = config.upstream.map_or(Target::Local, Target::Upstream);
     let mut route = Route::new(&config.pattern, target, access);

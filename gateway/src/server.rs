@@ -2,9 +2,12 @@
 //!
 //! Worker 0 accepts and hands each connection to the worker with the fewest,
 //! so that a call stays on one core from its first byte to its last. Bounds: the
-//! configured number of connections (more are closed at once), a timeout for
-//! the handshake, and one for a peer that takes no bytes.
+//! configured number of connections, in all and of each address (more are
+//! closed at once), a timeout for the handshake, and one for a peer that takes
+//! no bytes. Whatever closes a connection from this side is counted in
+//! `intellirouter_connections_closed` by its reason.
 
+mod addresses;
 mod http1;
 mod http2;
 
@@ -12,27 +15,61 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
+use tokio::time::Instant;
 
-use crate::gateway::{Gateway, Worker};
+use self::addresses::{Addresses, Place};
+pub(crate) use self::http1::Http1Body;
+use crate::gateway::Gateway;
 use crate::io::{Batched, StallGuard};
+use crate::layers::certificate::ClientCertificate;
+use crate::worker::Worker;
 
 /// Connections that wait to be taken over by a worker.
 const HANDOVER: usize = 1024;
+/// How often refused connections are logged at most.
+const LOG_EVERY: Duration = Duration::from_secs(1);
+/// Reasons to close a connection that show ill will, or a client that must
+/// not just connect again.
+const FLOODS: [&str; 9] = [
+    "continuation_flood",
+    "header_flood",
+    "ping_flood",
+    "priority_flood",
+    "reset_flood",
+    "settings_flood",
+    "small_frames",
+    "stream_errors",
+    "window_flood",
+];
+
+/// A connection on its way to its worker.
+struct Arrived {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    place: Place,
+}
+
+/// Who is at the other end of a connection.
+pub(crate) struct Client {
+    pub(crate) address: SocketAddr,
+    /// What it has shown in the handshake.
+    pub(crate) certificate: Option<ClientCertificate>,
+}
 
 /// How a worker is reached by the one that accepts.
 pub(crate) struct Handle {
-    connections: mpsc::Sender<(std::net::TcpStream, SocketAddr)>,
+    connections: mpsc::Sender<Arrived>,
     open: Arc<AtomicUsize>,
 }
 
 /// A worker's side of [`Handle`].
 pub(crate) struct Inbox {
-    connections: mpsc::Receiver<(std::net::TcpStream, SocketAddr)>,
+    connections: mpsc::Receiver<Arrived>,
     open: Arc<AtomicUsize>,
 }
 
@@ -53,6 +90,12 @@ pub(crate) fn handover() -> (Handle, Inbox) {
 
 /// Accepts until the gateway drains.
 pub(crate) async fn accept(gateway: Arc<Gateway>, listener: TcpListener, workers: Vec<Handle>) {
+    let mut door = Door {
+        gateway: &gateway,
+        workers,
+        addresses: Addresses::default(),
+        logged: None,
+    };
     loop {
         let accepted = tokio::select! {
             biased;
@@ -60,51 +103,88 @@ pub(crate) async fn accept(gateway: Arc<Gateway>, listener: TcpListener, workers
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => hand_over(&gateway, &workers, stream, peer),
+            Ok((stream, peer)) => {
+                if let Err(reason) = door.hand_over(stream, peer) {
+                    door.refused(reason, peer);
+                }
+            }
             Err(error) => {
                 // Out of file descriptors, most likely: wait for some to close.
                 tracing::warn!(%error, "no connection accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
 }
 
-fn hand_over(gateway: &Gateway, workers: &[Handle], stream: TcpStream, peer: SocketAddr) {
-    let open: usize = workers
-        .iter()
-        .map(|worker| worker.open.load(Ordering::Relaxed))
-        .sum();
-    if open >= gateway.config.limits.connections {
-        gateway.telemetry.connection_closed("too_many_connections");
-        return;
-    }
-    let least = workers
-        .iter()
-        .min_by_key(|worker| worker.open.load(Ordering::Relaxed));
-    let Some(worker) = least else { return };
-    let sent = stream.into_std().is_ok_and(|stream| {
-        worker.open.fetch_add(1, Ordering::Relaxed);
-        worker.connections.try_send((stream, peer)).is_ok() || {
-            worker.open.fetch_sub(1, Ordering::Relaxed);
-            false
+/// Who gets in, and to which worker.
+struct Door<'a> {
+    gateway: &'a Gateway,
+    workers: Vec<Handle>,
+    addresses: Addresses,
+    logged: Option<Instant>,
+}
+
+impl Door<'_> {
+    fn hand_over(&self, stream: TcpStream, peer: SocketAddr) -> Result<(), &'static str> {
+        let runtime = self.gateway.runtime();
+        let limits = &runtime.config.limits;
+        let open = |worker: &Handle| worker.open.load(Ordering::Relaxed);
+        if self.workers.iter().map(open).sum::<usize>() >= limits.connections {
+            return Err("too_many_connections");
         }
-    });
-    if !sent {
-        gateway.telemetry.connection_closed("worker_busy");
+        let most = limits.connections_per_address;
+        let place = self.addresses.place(peer.ip(), most);
+        let place = place.ok_or("too_many_from_address")?;
+        let worker = self.workers.iter().min_by_key(|worker| open(worker));
+        let (Some(worker), Ok(stream)) = (worker, stream.into_std()) else {
+            return Err("worker_busy");
+        };
+        let arrived = Arrived {
+            stream,
+            peer,
+            place,
+        };
+        worker.open.fetch_add(1, Ordering::Relaxed);
+        worker.connections.try_send(arrived).map_err(|_| {
+            worker.open.fetch_sub(1, Ordering::Relaxed);
+            "worker_busy"
+        })
+    }
+
+    /// The log must not grow as fast as somebody can connect.
+    fn refused(&mut self, reason: &'static str, peer: SocketAddr) {
+        self.gateway.telemetry.connection_closed(reason);
+        let now = Instant::now();
+        if self
+            .logged
+            .is_none_or(|at| now.duration_since(at) >= LOG_EVERY)
+        {
+            self.logged = Some(now);
+            tracing::warn!(reason, address = %peer.ip(), "connection refused");
+        }
     }
 }
 
 /// Runs a worker: serves the connections that it is handed, until all are
 /// done after the gateway began to drain.
-pub(crate) async fn work(worker: Arc<Worker>, mut inbox: Inbox, tls: TlsAcceptor) {
-    while let Some((stream, peer)) = inbox.connections.recv().await {
+pub(crate) async fn work(worker: Arc<Worker>, mut inbox: Inbox) {
+    while let Some(arrived) = inbox.connections.recv().await {
         let guard = OpenConnection::new(&worker.gateway, &inbox.open);
-        let (worker, tls) = (worker.clone(), tls.clone());
+        let worker = worker.clone();
         tokio::spawn(async move {
             let _guard = guard;
-            if let Err(error) = connection(&worker, stream, peer, tls).await {
-                tracing::debug!(%peer, %error, "connection failed");
+            let (peer, place) = (arrived.peer, arrived.place);
+            match connection(&worker, arrived.stream, peer).await {
+                Ok(None) => {}
+                Ok(Some(reason)) => {
+                    worker.gateway.telemetry.connection_closed(reason);
+                    if FLOODS.contains(&reason) {
+                        tracing::info!(%peer, reason, "connection closed");
+                        place.keep_for_flood();
+                    }
+                }
+                Err(error) => tracing::debug!(%peer, %error, "connection failed"),
             }
         });
     }
@@ -138,43 +218,50 @@ impl Drop for OpenConnection {
     }
 }
 
+/// Serves one connection; tells why the gateway closed it, if it did.
 async fn connection(
     worker: &Arc<Worker>,
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    tls: TlsAcceptor,
-) -> io::Result<()> {
-    let limits = &worker.gateway.config.limits;
+) -> io::Result<Option<&'static str>> {
+    let serving = worker.serving();
+    let limits = &serving.runtime.config.limits;
     stream.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new().with_time(std::time::Duration::from_secs(60));
+    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(60));
     SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     let stream = StallGuard::new(TcpStream::from_std(stream)?, limits.stall_timeout);
     let stream = Batched::new(stream);
     let handshake = tokio::select! {
-        handshake = tokio::time::timeout(limits.handshake_timeout, tls.accept(stream)) => handshake,
+        handshake = tokio::time::timeout(limits.handshake_timeout, serving.runtime.tls().accept(stream)) => handshake,
         // Nobody has asked for anything yet.
-        () = worker.gateway.drain.cancelled() => return Ok(()),
+        () = worker.gateway.drain.cancelled() => return Ok(None),
     };
-    let Ok(stream) = handshake else {
-        worker
-            .gateway
-            .telemetry
-            .connection_closed("handshake_timeout");
-        return Ok(());
+    let stream = match handshake {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "handshake failed");
+            worker.gateway.telemetry.transport.handshake_failed(&error);
+            return Ok(Some("handshake_failed"));
+        }
+        Err(_) => return Ok(Some("handshake_timeout")),
     };
-    let stream = stream.inspect_err(|_| {
-        worker
-            .gateway
-            .telemetry
-            .connection_closed("handshake_failed");
-    })?;
-    let closed = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        http2::serve(worker, stream, peer).await
+    let limits = limits.clone();
+    // A connection must not keep a generation of the configuration.
+    drop(serving);
+    let session = stream.get_ref().1;
+    let client = Arc::new(Client {
+        address: peer,
+        certificate: ClientCertificate::new(session.peer_certificates()),
+    });
+    Ok(if session.alpn_protocol() == Some(b"h2") {
+        http2::serve(worker, &limits, stream, client).await
     } else {
-        http1::serve(worker, stream, peer).await
-    };
-    if let Some(reason) = closed {
-        worker.gateway.telemetry.connection_closed(reason);
-    }
-    Ok(())
+        http1::serve(worker, &limits, stream, client).await
+    })
+}
+
+/// What a failure of a connection's socket is counted as, if the gateway
+/// brought it about ([`StallGuard`]).
+fn stalled(error: &io::Error) -> Option<&'static str> {
+    (error.kind() == io::ErrorKind::TimedOut).then_some("stalled")
 }

@@ -1,18 +1,25 @@
-//! What operators see of a call: one log line and the metrics, both with the
-//! true outcome.
+//! What operators see of a call: one log line, the metrics and, where it is
+//! traced, a span, all with the true outcome.
 //!
+//! Owns every figure of the gateway but those of the issuers' keys, which are
+//! made at each look ([`crate::layers::authenticate`]). Owns no span and no
+//! sampling: that is [`crate::trace`].
 //! A [`CallRecord`] is made when a call arrives and travels with the response
 //! body, because only the trailers (or their absence) tell how a gRPC call
 //! ended. Whoever drops it last ends the call: a record that saw no end is a
-//! call that its client gave up. Label values come from the configuration or
+//! call that its client gave up. A call that was let in and then cut counts with
+//! the status and reason of the cut; an event stream over HTTP says in band how
+//! it ends, counts by that in `event_streams_closed` and keeps the status that it
+//! was answered with. Label values come from the configuration or
 //! from fixed sets, never from the caller, so their number is bounded.
 //!
 //! Tokens, query strings and payloads are never logged.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod build;
+mod transport;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -26,8 +33,15 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use tonic::Code;
 
+use crate::calls::{Cut, Listed, OpenCall};
 use crate::layers::authenticate::Identity;
-use crate::routes::{Access, Route};
+use crate::layers::conduct::End;
+use crate::limits::LimitMetrics;
+use crate::reply::Reply;
+use crate::revocation::RevocationMetrics;
+use crate::routes::Target;
+use crate::trace::{CallTrace, Ended, Tracing};
+use transport::Transport;
 
 /// The number of gRPC codes.
 const CODES: usize = 17;
@@ -64,6 +78,13 @@ struct RouteLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RefusalLabels {
+    route: Arc<String>,
+    protocol: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabels {
     reason: &'static str,
 }
@@ -71,9 +92,10 @@ struct ReasonLabels {
 /// All metrics of one gateway.
 pub(crate) struct Telemetry {
     registry: Registry,
+    process: Registry,
     calls: Family<CallLabels, Counter>,
     seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
-    refusals: Family<ReasonLabels, Counter>,
+    refusals: Family<RefusalLabels, Counter>,
     connections_closed: Family<ReasonLabels, Counter>,
     pub(crate) connections: Gauge,
     pub(crate) event_streams: Gauge,
@@ -81,12 +103,25 @@ pub(crate) struct Telemetry {
     pub(crate) events_recorded: Counter,
     pub(crate) events_ignored: Counter,
     pub(crate) store_connected: Gauge,
-    pub(crate) open_calls: AtomicUsize,
-    /// Those of them that need no token.
-    pub(crate) public_calls: AtomicUsize,
-    open_calls_gauge: Gauge,
+    calls_cut: Family<ReasonLabels, Counter>,
+    pub(crate) reloads: Family<ResultLabels, Counter>,
+    pub(crate) last_reload_ok: Gauge,
+    pub(crate) loaded_at: Gauge,
+    pub(crate) draining: Gauge,
+    pub(crate) limits: LimitMetrics,
+    pub(crate) revocation: RevocationMetrics,
+    open_calls: Gauge,
     log_lines_dropped: Gauge,
-    access_log: bool,
+    /// Whether each call is logged.
+    pub(crate) access_log: AtomicBool,
+    pub(crate) transport: Arc<Transport>,
+    pub(crate) tracing: Tracing,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct ResultLabels {
+    pub(crate) result: &'static str,
 }
 
 /// Why an event stream ended.
@@ -101,8 +136,12 @@ fn latency_buckets() -> Histogram {
 }
 
 impl Telemetry {
-    pub(crate) fn new(access_log: bool) -> Arc<Self> {
+    pub(crate) fn new(access_log: bool, tracing: Tracing) -> Arc<Self> {
         let mut registry = Registry::with_prefix("intellirouter");
+        build::register(&mut registry);
+        tracing.register(&mut registry);
+        let transport = Transport::default();
+        transport.register(&mut registry);
         let calls = Family::default();
         registry.register("calls", "Finished calls by true gRPC status", calls.clone());
         let seconds: Family<_, _, fn() -> Histogram> =
@@ -130,11 +169,49 @@ impl Telemetry {
             "Open client connections",
             connections.clone(),
         );
-        let open_calls_gauge = Gauge::default();
+        let open_calls = Gauge::default();
         registry.register(
             "open_calls",
             "Calls and streams in progress",
-            open_calls_gauge.clone(),
+            open_calls.clone(),
+        );
+        let calls_cut = Family::<ReasonLabels, Counter>::default();
+        for reason in Cut::ALL.map(Cut::label) {
+            // From 0 on, so that the first one shows as a rise.
+            let _ = calls_cut.get_or_create(&ReasonLabels { reason });
+        }
+        registry.register(
+            "calls_cut",
+            "Calls in progress that the gateway ended, by reason",
+            calls_cut.clone(),
+        );
+        let reloads = Family::<ResultLabels, Counter>::default();
+        for result in ["ok", "failed"] {
+            let _ = reloads.get_or_create(&ResultLabels { result });
+        }
+        registry.register(
+            "config_reloads",
+            "Attempts to take a changed configuration, by result",
+            reloads.clone(),
+        );
+        let last_reload_ok = Gauge::default();
+        last_reload_ok.set(1);
+        registry.register(
+            "config_last_reload_ok",
+            "0 while the files on disk are not those in use, because they are faulty",
+            last_reload_ok.clone(),
+        );
+        let loaded_at = Gauge::default();
+        registry.register(
+            "config_loaded_timestamp_seconds",
+            "When the configuration in use was loaded",
+            loaded_at.clone(),
+        );
+        let draining = Gauge::default();
+        registry.register(
+            "draining",
+            "1 once the gateway is stopping",
+            draining.clone(),
         );
         let log_lines_dropped = Gauge::default();
         registry.register(
@@ -168,8 +245,12 @@ impl Telemetry {
             "1 while the event store answers",
             store_connected.clone(),
         );
+        let revocation = RevocationMetrics::register(&mut registry);
+        let limits = LimitMetrics::register(&mut registry);
         Arc::new(Self {
             registry,
+            revocation,
+            process: build::process(),
             calls,
             seconds,
             refusals,
@@ -180,16 +261,27 @@ impl Telemetry {
             events_recorded,
             events_ignored,
             store_connected,
-            open_calls: AtomicUsize::new(0),
-            public_calls: AtomicUsize::new(0),
-            open_calls_gauge,
+            calls_cut,
+            reloads,
+            last_reload_ok,
+            loaded_at,
+            draining,
+            limits,
+            open_calls,
             log_lines_dropped,
-            access_log,
+            access_log: AtomicBool::new(access_log),
+            transport: Arc::new(transport),
+            tracing,
         })
     }
 
-    pub(crate) fn refused(&self, reason: &'static str) {
-        self.refusals.get_or_create(&ReasonLabels { reason }).inc();
+    pub(crate) fn refused(&self, route: &Arc<String>, protocol: Protocol, reason: &'static str) {
+        let labels = RefusalLabels {
+            route: route.clone(),
+            protocol: protocol.name(),
+            reason,
+        };
+        self.refusals.get_or_create(&labels).inc();
     }
 
     pub(crate) fn connection_closed(&self, reason: &'static str) {
@@ -199,16 +291,20 @@ impl Telemetry {
     }
 
     /// The text that Prometheus reads (OpenMetrics 1.0), with `more` after the gateway's own.
-    pub(crate) fn encode(&self, more: Option<&Registry>) -> Result<String, std::fmt::Error> {
-        let open = self.open_calls.load(Ordering::Relaxed);
-        self.open_calls_gauge
-            .set(i64::try_from(open).unwrap_or(i64::MAX));
+    pub(crate) fn encode<'r>(
+        &self,
+        open_calls: usize,
+        more: impl IntoIterator<Item = &'r Registry>,
+    ) -> Result<String, std::fmt::Error> {
+        self.open_calls
+            .set(i64::try_from(open_calls).unwrap_or(i64::MAX));
         let dropped = intellirouter::logging::dropped_lines();
         self.log_lines_dropped
             .set(i64::try_from(dropped).unwrap_or(i64::MAX));
         let mut text = String::new();
         text::encode_registry(&mut text, &self.registry)?;
-        if let Some(more) = more {
+        text::encode_registry(&mut text, &self.process)?;
+        for more in more {
             text::encode_registry(&mut text, more)?;
         }
         text::encode_eof(&mut text)?;
@@ -216,10 +312,10 @@ impl Telemetry {
     }
 }
 
-/// The counters of one route, resolved once per code so that a call costs two
-/// atomic additions and no look-up.
+/// The counters of one route, resolved once per code, so that a call costs no
+/// look-up: an atomic addition, and the short lock of the histogram.
 pub(crate) struct RouteMetrics {
-    name: String,
+    pub(crate) name: Arc<String>,
     by_code: [[OnceLock<Counter>; CODES]; Protocol::ALL],
     seconds: OnceLock<Histogram>,
 }
@@ -227,7 +323,7 @@ pub(crate) struct RouteMetrics {
 impl RouteMetrics {
     pub(crate) fn new(name: String) -> Self {
         Self {
-            name,
+            name: Arc::new(name),
             by_code: Default::default(),
             seconds: OnceLock::new(),
         }
@@ -237,7 +333,7 @@ impl RouteMetrics {
         self.by_code[protocol as usize][code as usize % CODES]
             .get_or_init(|| {
                 let labels = CallLabels {
-                    route: self.name.clone(),
+                    route: (*self.name).clone(),
                     protocol: protocol.name(),
                     code: code_name(code),
                 };
@@ -247,7 +343,7 @@ impl RouteMetrics {
         self.seconds
             .get_or_init(|| {
                 telemetry.seconds.get_or_create_owned(&RouteLabels {
-                    route: self.name.clone(),
+                    route: (*self.name).clone(),
                 })
             })
             .observe(seconds);
@@ -257,54 +353,95 @@ impl RouteMetrics {
 /// How one call goes, from its arrival to its last byte.
 pub(crate) struct CallRecord {
     telemetry: Arc<Telemetry>,
-    started: Instant,
-    protocol: Protocol,
-    peer: SocketAddr,
-    path: http::uri::PathAndQuery,
-    pub(crate) route: Arc<Route>,
-    pub(crate) caller: Option<Arc<Identity>>,
+    call: Listed,
+    /// The backend that the call went to.
+    endpoint: Option<Arc<str>>,
+    pub(crate) trace: CallTrace,
     code: Option<Code>,
     reason: &'static str,
     bytes_out: u64,
+    answered: bool,
     done: bool,
 }
 
 impl CallRecord {
-    pub(crate) fn begin(
-        telemetry: &Arc<Telemetry>,
-        protocol: Protocol,
-        peer: SocketAddr,
-        path: http::uri::PathAndQuery,
-        route: Arc<Route>,
-    ) -> Box<Self> {
-        telemetry.open_calls.fetch_add(1, Ordering::Relaxed);
-        if route.access == Access::Public {
-            telemetry.public_calls.fetch_add(1, Ordering::Relaxed);
-        }
+    pub(crate) fn begin(telemetry: &Arc<Telemetry>, call: Listed) -> Box<Self> {
         Box::new(Self {
             telemetry: telemetry.clone(),
-            started: Instant::now(),
-            protocol,
-            peer,
-            path,
-            route,
-            caller: None,
+            call,
+            endpoint: None,
+            trace: CallTrace::Off,
             code: None,
             reason: "",
             bytes_out: 0,
+            answered: false,
             done: false,
         })
     }
 
+    /// The call as others see it.
+    pub(crate) fn call(&self) -> &Arc<OpenCall> {
+        &self.call
+    }
+
+    /// See [`Listed::identified`].
+    pub(crate) fn identified(&mut self, caller: &Arc<Identity>, most: usize) -> Result<(), Reply> {
+        self.call.identified(caller, most)
+    }
+
+    /// Decides whether the call is traced.
+    pub(crate) fn begin_trace(&mut self, headers: &HeaderMap) {
+        self.trace = self.telemetry.tracing.begin(headers);
+    }
+
+    /// The call has a place on a connection to this backend.
+    pub(crate) fn connected(&mut self, endpoint: &Arc<str>) {
+        self.trace.event_with("connected", "endpoint", endpoint);
+        self.endpoint = Some(endpoint.clone());
+    }
+
+    /// Whether the call's end is known.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// The gateway ends a call that it had let in.
+    pub(crate) fn cut(&mut self, cut: Cut, reply: &Reply) {
+        let reason = cut.label();
+        self.telemetry
+            .calls_cut
+            .get_or_create(&ReasonLabels { reason })
+            .inc();
+        self.code = Some(reply.code);
+        self.broke_off(reason);
+    }
+
+    /// The gateway waits for the receiver no longer.
+    pub(crate) fn gave_up(&mut self, reason: &'static str) {
+        let route = &self.call.route.metrics.name;
+        self.telemetry.refused(route, self.call.protocol, reason);
+        self.broke_off(reason);
+    }
+
+    /// The answer broke off after its headers.
+    pub(crate) fn broke_off(&mut self, reason: &'static str) {
+        self.trace.event_with("cut", "reason", reason);
+        self.reason = reason;
+    }
+
     /// The gateway answers itself.
-    pub(crate) fn refused(&mut self, reply: &crate::reply::Reply) {
-        self.telemetry.refused(reply.label);
+    pub(crate) fn refused(&mut self, reply: &Reply) {
+        let route = &self.call.route.metrics.name;
+        self.telemetry
+            .refused(route, self.call.protocol, reply.label);
+        self.trace.event_with("refused", "reason", reply.label);
         self.code = Some(reply.code);
         self.reason = reply.label;
     }
 
-    /// A status in the header block: a trailers-only answer.
+    /// The answer has begun. A status in the header block is a trailers-only one.
     pub(crate) fn see_headers(&mut self, headers: &HeaderMap) {
+        self.answered = true;
         if let Some(status) = headers.get("grpc-status") {
             self.code = Some(Code::from_bytes(status.as_bytes()));
         }
@@ -333,7 +470,7 @@ impl CallRecord {
 
     pub(crate) fn broke(&mut self) {
         self.code = Some(Code::Unavailable);
-        self.reason = "upstream_cut";
+        self.broke_off("upstream_cut");
         self.finish();
     }
 
@@ -342,24 +479,50 @@ impl CallRecord {
             return;
         }
         let code = self.code.unwrap_or(Code::Cancelled);
-        let elapsed = self.started.elapsed();
-        self.route
-            .metrics
-            .finished(&self.telemetry, self.protocol, code, elapsed.as_secs_f64());
-        if self.telemetry.access_log {
+        let elapsed = self.call.started.elapsed();
+        self.call.ended(match (code, self.reason) {
+            (Code::Ok, _) => End::Answered,
+            (_, "client_gone" | "deadline") if !self.answered => End::GivenUp,
+            _ => End::Other,
+        });
+        self.call.route.metrics.finished(
+            &self.telemetry,
+            self.call.protocol,
+            code,
+            elapsed.as_secs_f64(),
+        );
+        if self.telemetry.access_log.load(Ordering::Relaxed) {
             tracing::info!(
                 target: "access",
-                peer = %self.peer,
-                protocol = self.protocol.name(),
-                path = self.path.path(),
-                route = self.route.metrics.name,
-                subject = self.caller.as_ref().map_or("", |caller| caller.subject()),
+                peer = %self.call.client.address,
+                protocol = self.call.protocol.name(),
+                path = self.call.path.path(),
+                route = self.call.route.metrics.name.as_str(),
+                subject = self.call.caller().map_or("", |caller| caller.subject()),
                 code = code_name(code),
                 reason = self.reason,
                 bytes_out = self.bytes_out,
                 ms = (elapsed.as_micros() as f64) / 1e3,
+                endpoint = self.endpoint.as_deref(),
+                trace_id = self.trace.trace_id().map(tracing::field::display),
             );
         }
+        self.end_trace(code);
+    }
+
+    fn end_trace(&mut self, code: Code) {
+        let call = &self.call;
+        let covered = call.protocol != Protocol::Http && call.route.target != Target::Nowhere;
+        self.telemetry.tracing.end(&mut self.trace, || Ended {
+            method: covered.then(|| call.path.path()),
+            route: &call.route.metrics.name,
+            protocol: call.protocol.name(),
+            peer: call.client.address,
+            subject: call.caller().map(|caller| caller.subject()),
+            endpoint: self.endpoint.as_deref(),
+            code,
+            reason: self.reason,
+        });
     }
 }
 
@@ -372,10 +535,6 @@ impl Drop for CallRecord {
                 self.reason = "client_gone";
             }
             self.finish();
-        }
-        self.telemetry.open_calls.fetch_sub(1, Ordering::Relaxed);
-        if self.route.access == Access::Public {
-            self.telemetry.public_calls.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

@@ -2,6 +2,8 @@
 //! files, callers with real tokens, HTTP/2 streams in memory, and backends on
 //! the loopback that do what a test tells them.
 
+mod allocations;
+
 use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -9,20 +11,26 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use intellirouter::security::{
-    Algorithm, IdentitySigner, JwtAuthenticator, JwtConfig, TokenVerifier, VerificationKey,
-    VerifierSettings,
-};
+use intellirouter::security::{JwtAuthenticator, JwtConfig};
+use prost_reflect::DescriptorPool;
 use tokio::net::TcpListener;
 
 use crate::body::{Body, BodyError};
+use crate::calls::OpenCalls;
 use crate::certs::{self, DevFiles};
 use crate::config::Config;
-use crate::layers::authenticate::{Authenticate, Identity, Signing};
+use crate::layers::authenticate::{Authenticate, Identity};
+use crate::routes::RouteTable;
+use crate::server::Client;
+use crate::telemetry::{CallRecord, Protocol, Telemetry};
+use crate::trace::Tracing;
+
+pub(crate) use allocations::allocations;
 
 /// One set of development files for all tests; making it is the slow part.
 static FILES: LazyLock<(tempfile::TempDir, DevFiles)> = LazyLock::new(|| {
@@ -44,8 +52,13 @@ fn secret() -> String {
 
 /// A configuration that has all that must be there, and `extra`.
 pub(crate) fn config(extra: &str) -> Config {
+    config_listening("", extra)
+}
+
+/// The same with further keys of `[listen]`.
+pub(crate) fn config_listening(listen: &str, extra: &str) -> Config {
     let text = format!(
-        "[listen]\ncert_file = 'gateway.crt'\nkey_file = 'gateway.key'\n\
+        "[listen]\ncert_file = 'gateway.crt'\nkey_file = 'gateway.key'\n{listen}\n\
          [[auth.keys]]\nalgorithm = 'HS256'\nsecret_file = 'jwt.secret'\n\
          [identity]\nkey_file = 'identity.key'\n[log]\naccess = false\n{extra}"
     );
@@ -81,29 +94,21 @@ pub(crate) fn bearer(token: &str) -> HeaderMap {
 }
 
 /// A step that knows the tokens of [`token_for`] and signs for `audiences`.
-pub(crate) fn authenticate(audiences: &[&str]) -> Authenticate {
-    let settings = VerifierSettings {
-        issuer: "intellirouter".into(),
-        audience: "intellirouter-services".into(),
-        leeway: Duration::ZERO,
+pub(crate) fn authenticate(audiences: &[&str]) -> Arc<Authenticate> {
+    let upstream = |name: &&str| {
+        format!("[[upstreams]]\nname = '{name}'\nendpoints = ['http://127.0.0.1:1']\n")
     };
-    let key = VerificationKey::hmac(None, Algorithm::Hs256, secret().as_bytes()).unwrap();
-    let pem = std::fs::read(&files().identity_key).unwrap();
-    let lifetime = Duration::from_secs(60);
-    let signing = Signing {
-        signer: IdentitySigner::from_pkcs8_pem(&pem, "intellirouter-gateway", lifetime).unwrap(),
-        lifetime,
-        audiences: audiences.iter().map(|name| (*name).to_owned()).collect(),
-    };
-    Authenticate::new(TokenVerifier::new(settings, vec![key]).unwrap(), signing)
+    let upstreams: String = audiences.iter().map(upstream).collect();
+    Authenticate::build(&config(&upstreams), None, &OpenCalls::new(1)).unwrap()
 }
 
 /// A caller whose token was verified.
 pub(crate) fn identity(subject: &str, roles: &[&str]) -> Arc<Identity> {
     let headers = bearer(&token_for(subject, roles, 3600));
-    authenticate(&[])
-        .check(&headers, SystemTime::now())
-        .unwrap()
+    let step = authenticate(&[]);
+    // Its key is known, so there is nothing to wait for.
+    let check = step.check(&headers, SystemTime::now()).now_or_never();
+    check.unwrap().unwrap()
 }
 
 /// What is ready now.
@@ -242,4 +247,21 @@ pub(crate) fn status(code: &'static str) -> HeaderMap {
         http::HeaderName::from_static("grpc-status"),
         HeaderValue::from_static(code),
     )])
+}
+
+/// A client that has shown nothing.
+pub(crate) fn client() -> Arc<Client> {
+    Arc::new(Client {
+        address: (std::net::Ipv4Addr::LOCALHOST, 1).into(),
+        certificate: None,
+    })
+}
+
+/// A call that nobody looks at.
+pub(crate) fn call_record() -> Box<CallRecord> {
+    let telemetry = Telemetry::new(false, Tracing::off());
+    let route = RouteTable::new(&config(""), &DescriptorPool::new()).unknown;
+    let path = http::uri::PathAndQuery::from_static("/a.S/M");
+    let call = OpenCalls::new(1).open((0, 1), Protocol::Grpc, client(), path, route);
+    CallRecord::begin(&telemetry, call)
 }

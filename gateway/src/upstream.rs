@@ -2,7 +2,8 @@
 //!
 //! Request and response flow at the same time and in one task: the response
 //! body drives what is left of the request, so a bidirectional stream works
-//! and dropping the body is the whole of cancellation (RST_STREAM CANCEL).
+//! and dropping the body is the whole of cancellation (RST_STREAM CANCEL, at
+//! the pace that the connection can bear: [`pace`]).
 //! Response headers go on at once; nothing waits for a message.
 //!
 //! Owns the rule that a stream without a clean end never looks like one: a
@@ -10,15 +11,18 @@
 //! with the right status (gRPC over HTTP/2, "HTTP2 Transport Mapping").
 
 mod connect;
+mod pace;
 mod pool;
+mod rest;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::client::ResponseFuture;
 use h2::{Reason, SendStream};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -27,58 +31,88 @@ use tokio::time::{Instant, Sleep};
 use tonic::Code;
 
 use crate::body::{Body, BodyError, H2Recv, Kind};
+use crate::layers::conduct::Caller;
 use crate::relay::{Relay, RelayError};
 use crate::reply::Reply;
+use crate::telemetry::CallRecord;
 
-pub(crate) use connect::{Upstream, UpstreamError};
+pub(crate) use connect::{Endpoint, Upstream};
 pub(crate) use pool::{Lease, Pool};
+use rest::Rest;
 
 /// Sends a call to a backend; ready when its response headers are there.
 pub(crate) async fn call(
     pool: &Arc<Pool>,
     request: Request<Body>,
     timeout: Option<Duration>,
+    record: &mut CallRecord,
 ) -> Result<Response<Body>, Reply> {
     let mut deadline = Deadline::after(timeout);
-    let lease = tokio::select! {
+    let caller = Caller::of(record.call());
+    let calls = caller.as_ref().map_or(0, Caller::calls);
+    let mut lease = tokio::select! {
         biased;
-        lease = pool.lease() => lease?,
+        lease = pool.lease(calls) => lease?,
         () = deadline.passed() => return Err(Reply::deadline()),
     };
+    lease.charge(caller);
+    record.connected(lease.endpoint_name());
     let (mut head, body) = request.into_parts();
     lease.address(&mut head)?;
     let ends = body.is_end_stream();
     let (response, send) = lease
         .send(Request::from_parts(head, ()), ends)
-        .map_err(|error| broken(&error))?;
+        .map_err(|error| not_sent(&error))?;
     let pump = (!ends).then(|| Pump {
         body,
         send,
         relay: Relay::default(),
     });
-    let mut call = Call { pump, response };
-    let response = std::future::poll_fn(|cx| match call.poll(cx) {
+    let mut call = Call {
+        pump,
+        waiting: Some((response, lease)),
+    };
+    let (response, lease) = std::future::poll_fn(|cx| match call.poll(cx) {
         Poll::Pending if deadline.poll(cx).is_ready() => Poll::Ready(Err(Reply::deadline())),
         polled => polled,
     })
     .await?;
-    answer(response, call.pump, deadline, lease)
+    record.trace.event("headers");
+    answer(response, call.pump.take(), deadline, lease)
 }
 
 /// A call that waits for its response headers.
 struct Call {
     pump: Option<Pump>,
-    response: h2::client::ResponseFuture,
+    /// `None` once they are there, or never will be.
+    waiting: Option<(ResponseFuture, Lease)>,
 }
 
 impl Call {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<h2::RecvStream>, Reply>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Response<h2::RecvStream>, Lease), Reply>> {
         if let Err(reply) = drive(&mut self.pump, cx) {
             return Poll::Ready(Err(*reply));
         }
-        Pin::new(&mut self.response)
-            .poll(cx)
-            .map_err(|error| broken(&error))
+        let Some((response, _)) = &mut self.waiting else {
+            return Poll::Pending;
+        };
+        let answered = ready!(Pin::new(response).poll(cx)).map_err(|error| broken(&error));
+        let Some((_, lease)) = self.waiting.take() else {
+            return Poll::Pending;
+        };
+        Poll::Ready(answered.map(|response| (response, lease)))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let Some((response, lease)) = self.waiting.take() {
+            let send = self.pump.take().map(|pump| pump.send);
+            lease.give_up(Rest::unanswered(response, send));
+        }
     }
 }
 
@@ -94,10 +128,14 @@ fn answer(
         .headers
         .get(CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    if head.status != StatusCode::OK || !is_grpc {
-        return Err(not_grpc(head.status));
-    }
-    if recv.is_end_stream() {
+    let recv = H2Recv::new(recv);
+    let ends = recv.is_end_stream();
+    let is_answer = head.status == StatusCode::OK && is_grpc;
+    if ends || !is_answer {
+        lease.wind_up(Rest::answered(recv, pump.map(|pump| pump.send)));
+        if !is_answer {
+            return Err(not_grpc(head.status));
+        }
         // Trailers-only. Without a status the backend broke its promise.
         if !head.headers.contains_key("grpc-status") {
             return Err(no_status());
@@ -106,10 +144,9 @@ fn answer(
     }
     let body = UpstreamBody {
         pump,
-        recv: Some(H2Recv::new(recv)),
+        open: Some((recv, lease)),
         deadline,
-        _lease: lease,
-        cut: false,
+        cut: None,
     };
     Ok(Response::from_parts(
         head,
@@ -136,46 +173,42 @@ fn drive(pump: &mut Option<Pump>, cx: &mut Context<'_>) -> Result<(), Box<Reply>
             *pump = None;
             Ok(())
         }
-        Poll::Ready(Err(RelayError::Source(error))) => {
-            send.send_reset(Reason::CANCEL);
-            *pump = None;
-            Err(match error {
-                BodyError::Refused(reply) => reply,
-                _ => Box::new(Reply::new(
-                    Code::Cancelled,
-                    "client_gone",
-                    "the caller went away",
-                )),
-            })
-        }
+        // The stream is reset by being dropped, at its time.
+        Poll::Ready(Err(RelayError::Source(error))) => Err(match error {
+            BodyError::Refused(reply) => reply,
+            _ => Box::new(Reply::new(
+                Code::Cancelled,
+                "client_gone",
+                "the caller went away",
+            )),
+        }),
     }
 }
 
 /// The backend's answer, and what is left of the request.
 pub(crate) struct UpstreamBody {
     pump: Option<Pump>,
-    /// `None` after the end.
-    recv: Option<H2Recv>,
+    /// With the place that the call has; `None` after the end.
+    open: Option<(H2Recv, Lease)>,
     deadline: Deadline,
-    /// Counts the call as in flight until the body is gone.
-    _lease: Lease,
-    cut: bool,
+    /// Why the call ended otherwise than by its backend.
+    cut: Option<&'static str>,
 }
 
 impl UpstreamBody {
     pub(crate) fn release(&mut self, bytes: usize) {
-        if let Some(recv) = &mut self.recv {
+        if let Some((recv, _)) = &mut self.open {
             recv.release(bytes);
         }
     }
 
-    /// Whether the call ended otherwise than by its backend.
-    pub(crate) fn is_cut(&self) -> bool {
+    /// Why the call ended otherwise than by its backend, if it did.
+    pub(crate) fn cut_reason(&self) -> Option<&'static str> {
         self.cut
     }
 
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
-        let Some(recv) = &mut self.recv else {
+        let Some((recv, _)) = &mut self.open else {
             return Poll::Ready(None);
         };
         if let Err(reply) = drive(&mut self.pump, cx) {
@@ -191,7 +224,7 @@ impl UpstreamBody {
                     if !trailers.contains_key("grpc-status") {
                         trailers.extend(no_status().trailers());
                     }
-                    self.end(trailers)
+                    self.ended(trailers)
                 }
             },
             Poll::Ready(Some(Err(error))) => {
@@ -199,22 +232,45 @@ impl UpstreamBody {
                     BodyError::Gone(error) => broken(error),
                     _ => Reply::unavailable("upstream_cut", "the backend went away"),
                 };
+                // There is nothing left to reset.
+                (self.open, self.pump) = (None, None);
                 self.cut(&reply)
             }
-            Poll::Ready(None) => self.end(no_status().trailers()),
+            Poll::Ready(None) => self.ended(no_status().trailers()),
         }
     }
 
+    /// The call ends here and now, whatever its backend does.
     fn cut(&mut self, reply: &Reply) -> Poll<Option<Frame<Bytes>>> {
-        self.cut = true;
-        self.end(reply.trailers())
+        self.cut = Some(reply.label);
+        self.give_up();
+        Poll::Ready(Some(Frame::trailers(reply.trailers())))
     }
 
-    /// The end of the call: what is left of it upstream is reset.
-    fn end(&mut self, trailers: HeaderMap) -> Poll<Option<Frame<Bytes>>> {
-        self.recv = None;
-        self.pump = None;
+    fn give_up(&mut self) {
+        if let Some((lease, rest)) = self.rest() {
+            lease.give_up(rest);
+        }
+    }
+
+    /// The backend has ended the call, though perhaps not read all of it.
+    fn ended(&mut self, trailers: HeaderMap) -> Poll<Option<Frame<Bytes>>> {
+        if let Some((lease, rest)) = self.rest() {
+            lease.wind_up(rest);
+        }
         Poll::Ready(Some(Frame::trailers(trailers)))
+    }
+
+    fn rest(&mut self) -> Option<(Lease, Rest)> {
+        let (recv, lease) = self.open.take()?;
+        let send = self.pump.take().map(|pump| pump.send);
+        Some((lease, Rest::answered(recv, send)))
+    }
+}
+
+impl Drop for UpstreamBody {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 
@@ -243,16 +299,26 @@ impl Deadline {
 fn broken(error: &h2::Error) -> Reply {
     let reset = error.is_reset().then(|| error.reason()).flatten();
     let code = match reset {
-        None | Some(Reason::REFUSED_STREAM) => Code::Unavailable,
+        None => return Reply::unavailable("upstream_cut", "the backend went away"),
+        Some(Reason::REFUSED_STREAM) => {
+            return Reply::unavailable("upstream_refused", "the backend refused the call");
+        }
         Some(Reason::CANCEL) => Code::Cancelled,
         Some(Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
         Some(Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
         Some(_) => Code::Internal,
     };
-    if code == Code::Unavailable {
-        return Reply::unavailable("upstream_cut", "the backend went away");
-    }
     Reply::new(code, "upstream_reset", "the backend reset the stream")
+}
+
+/// The status for a request that could not be sent: a lost connection is the
+/// backend's fault, a request that HTTP/2 does not know is the gateway's.
+fn not_sent(error: &h2::Error) -> Reply {
+    if error.is_io() || error.is_go_away() || error.is_reset() {
+        return broken(error);
+    }
+    tracing::warn!(%error, "a request cannot be sent");
+    Reply::internal()
 }
 
 fn no_status() -> Reply {

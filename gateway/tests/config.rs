@@ -70,7 +70,9 @@ fn the_shipped_configs_are_well_formed() {
 fn faults_inside_the_files_it_names_come_all_at_once_with_line_and_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let text = "[listen]\ncert_file = \"blank\"\nkey_file = \"blank\"\n[auth]\n[[auth.keys]]\n\
-                algorithm = \"HS256\"\nsecret_file = \"blank\"\n[identity]\nkey_file = \"blank\"\n";
+                algorithm = \"HS256\"\nsecret_file = \"blank\"\n[identity]\nkey_file = \"blank\"\n\
+                [[limits.rates]]\nname = \"typo\"\nper = []\nrate = 1\n\
+                routes = [\"/grpc.health.v1.Health/*\", \"/grpc.health.v1.Heath/*\"]\n";
     let path = folder.path().join("gateway.toml");
     std::fs::write(folder.path().join("blank"), "\n").expect("a file");
     std::fs::write(&path, text).expect("a file");
@@ -83,6 +85,95 @@ fn faults_inside_the_files_it_names_come_all_at_once_with_line_and_key() {
         (2, "listen.cert_file"),
         (5, "auth.keys[0]"),
         (9, "identity.key_file"),
+        (14, "limits.rates[0].routes[1]"),
     ];
     assert_eq!(found, expected, "{faults:?}");
+    let typo = faults.iter().find(|fault| fault.key.starts_with("limits"));
+    let message = typo.map(|fault| &*fault.message);
+    assert_eq!(message, Some("no route is covered by this"));
+}
+
+#[test]
+fn every_fault_of_a_limit_names_its_key_and_what_was_expected() {
+    let text = r#"
+[[limits.rates]]
+name = "Per User"
+per = ["subject", "host", "subject"]
+rate = 0
+[[limits.rates]]
+name = "a"
+per = []
+rate = 2000000
+period = "1s"
+routes = ["/events", "events"]
+scope = "global"
+[[limits.rates]]
+name = "a"
+rate = 1
+period = "24h"
+burst = 8
+keys = 10
+scope = "cluster"
+[[limits.rates]]
+period = "2 days"
+per = []
+"#;
+    let found = faults(text).to_string();
+    for fault in [
+        "2: limits.rates[0]: name: expected 1 to 64 of a-z, 0-9, _ and -",
+        "4: limits.rates[0].per[1]: expected any of \"address\", \"subject\", \"role\", \"route\"",
+        "4: limits.rates[0].per[2]: expected any of",
+        "5: limits.rates[0].rate: expected 1 to 1000000000, found 0",
+        "9: limits.rates[1].rate: expected at most 1,000,000 per second",
+        "11: limits.rates[1].routes[1]: expected \"/package.Service/Method\"",
+        "12: limits.rates[1].scope: \"global\" needs [limits.store]",
+        "14: limits.rates[2].name: \"a\" is taken by a rate above",
+        "13: limits.rates[2]: per: missing",
+        "17: limits.rates[2].burst: expected a bucket that fills within 7 days",
+        "18: limits.rates[2].keys: expected 1024 to 4194304, found 10",
+        "19: limits.rates[2].scope: expected \"local\" or \"global\", found \"cluster\"",
+        "20: limits.rates[3]: rate: missing; expected calls per period",
+        "21: limits.rates[3].period: expected 1ms to 86400s, found \"2 days\"",
+    ] {
+        assert!(
+            found.contains(&format!("gateway.toml:{fault}")),
+            "{fault} is not in\n{found}"
+        );
+    }
+}
+
+#[test]
+fn every_fault_of_the_limit_store_names_its_key_and_no_credential() {
+    let of = |store: &str| faults(&format!("[limits.store]\n{store}")).to_string();
+    for (store, fault) in [
+        ("", "limits.store: expected exactly one of url, url_env"),
+        (
+            "url = 'memcached://u:hunter2@h'",
+            "limits.store.url: expected \"redis://HOST:PORT\"",
+        ),
+        (
+            "url_env = 'NO_SUCH_VARIABLE'",
+            "limits.store.url_env: NO_SUCH_VARIABLE is not set",
+        ),
+        (
+            "url = 'redis://h'\ntimeout = '1s'",
+            "limits.store.timeout: expected 1ms to 100ms, found \"1s\"",
+        ),
+        (
+            "url = 'redis://h'\nlease = '1ms'",
+            "limits.store.lease: expected 20ms to 500ms, found \"1ms\"",
+        ),
+        (
+            "url = 'redis://h'\nexpected_gateways = 0",
+            "limits.store.expected_gateways: expected 1 to 1000, found 0",
+        ),
+        (
+            "url = 'rediss://h'\nca_file = 'none.pem'",
+            "limits.store.ca_file: /nowhere/none.pem: No such file",
+        ),
+    ] {
+        let found = of(store);
+        assert!(found.contains(fault), "{fault} is not in\n{found}");
+        assert!(!found.contains("hunter2"), "{found}");
+    }
 }

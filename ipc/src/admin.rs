@@ -2,8 +2,9 @@
 //!
 //! Owns the connections and the methods; what a path shows is a [`Page`]: [`ServicePage`] for a
 //! service, the gateway has one of its own. Plain HTTP, on an address of its own (loopback, or one
-//! that something else protects), because it has no access rules: whoever reaches it may read it. It
-//! changes nothing: other methods than GET and HEAD get 405.
+//! that something else protects), because it has no access rules: whoever reaches it may read it. What
+//! can be done there is asked for by POST, and not by web pages: a request with `Origin` or
+//! `Sec-Fetch-Site` comes from a browser on the operator's machine, sent by anybody's page.
 //!
 //! Limits: 64 connections (more wait in the kernel's backlog), one request on each; 2 s for the
 //! headers and 16 KiB of them; 30 s for a connection as a whole. Request bodies are not read.
@@ -13,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{ALLOW, CONTENT_TYPE, ORIGIN};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -41,6 +42,8 @@ const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8")
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
 /// What the paths show. Asked anew for every request, on the runtime's threads: it must not block.
 pub trait Page: Send + Sync + 'static {
     /// What stands under `path`, or `None` where nothing does.
@@ -48,6 +51,13 @@ pub trait Page: Send + Sync + 'static {
 
     /// The paths that exist, for whoever asked for another one.
     fn paths(&self) -> &'static [&'static str];
+
+    /// Does what a POST to `path` asks for, or `None` where there is nothing to do. Never asked for
+    /// a request that a web page sent.
+    fn post(&self, path: &str) -> Option<Answer> {
+        let _ = path;
+        None
+    }
 }
 
 /// What a path shows.
@@ -87,6 +97,14 @@ impl Answer {
         match prometheus_client::encoding::text::encode(&mut body, registry) {
             Ok(()) => Self::open_metrics(body),
             Err(_) => Self::metrics_failed(),
+        }
+    }
+
+    /// JSON, with status 200.
+    pub fn json(body: impl Into<Bytes>) -> Self {
+        Self {
+            content_type: JSON,
+            ..Self::text(body)
         }
     }
 
@@ -134,7 +152,7 @@ pub async fn serve(listener: TcpListener, page: Arc<dyn Page>) {
 
 async fn converse(stream: TcpStream, page: &dyn Page) {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = answer(page, request.method(), request.uri().path());
+        let response = answer(page, &request);
         std::future::ready(Ok::<_, Infallible>(response))
     });
     let connection = http1::Builder::new()
@@ -147,17 +165,35 @@ async fn converse(stream: TcpStream, page: &dyn Page) {
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
 }
 
-fn answer(page: &dyn Page, method: &Method, path: &str) -> Response<Full<Bytes>> {
-    if !matches!(*method, Method::GET | Method::HEAD) {
-        let refusal = Answer::text_with(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
-        let mut response = refusal.into_response();
-        response
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
+fn answer<B>(page: &dyn Page, request: &Request<B>) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
     let nothing = || Answer::text_with(StatusCode::NOT_FOUND, page.paths().join(" ") + "\n");
-    page.get(path).unwrap_or_else(nothing).into_response()
+    match *request.method() {
+        Method::GET | Method::HEAD => page.get(path).unwrap_or_else(nothing).into_response(),
+        Method::POST if sent_by_a_page(request.headers()) => {
+            let text = "not for web pages\n";
+            Answer::text_with(StatusCode::FORBIDDEN, text).into_response()
+        }
+        Method::POST => match page.post(path) {
+            Some(answer) => answer.into_response(),
+            None if page.get(path).is_none() => nothing().into_response(),
+            None => not_allowed("GET, HEAD"),
+        },
+        _ => not_allowed("GET, HEAD, POST"),
+    }
+}
+
+fn sent_by_a_page(headers: &HeaderMap) -> bool {
+    headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site")
+}
+
+fn not_allowed(methods: &'static str) -> Response<Full<Bytes>> {
+    let refusal = Answer::text_with(StatusCode::METHOD_NOT_ALLOWED, format!("{methods} only\n"));
+    let mut response = refusal.into_response();
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(methods));
+    response
 }
 
 #[cfg(test)]

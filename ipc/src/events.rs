@@ -24,6 +24,7 @@ mod settings;
 mod subscription;
 mod typed;
 
+pub(crate) use channel::shown;
 pub use channel::{CHANNEL_PREFIX, ChannelName, MAX_SEGMENT_BYTES};
 pub use event::{Event, FRAME_SLOTS};
 pub use log::{

@@ -10,10 +10,12 @@ pub mod error;
 pub mod events;
 pub mod generated;
 pub mod logging;
+mod redis_dialer;
 pub mod resilience;
 pub mod security;
 
 pub use error::{IpcError, IpcResult};
+pub use redis_dialer::RedisDialer;
 
 /// The long paths that the guide uses for the modules of this crate.
 pub mod modules {

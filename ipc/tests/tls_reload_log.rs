@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use intellirouter::security::TlsReload;
+use intellirouter::security::{ClientCertificates, TlsReload};
 use rcgen::{CertificateParams, KeyPair};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -24,7 +24,9 @@ async fn a_bad_set_is_logged_once_with_the_reason_and_again_after_it_was_good() 
     let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
     fs::write(&cert_path, params.self_signed(&good).unwrap().pem()).unwrap();
     fs::write(&key_path, good.serialize_pem()).unwrap();
-    let reload = Arc::new(TlsReload::server(&cert_path, &key_path, None, &[b"h2"]).unwrap());
+    let reload = Arc::new(
+        TlsReload::server(&cert_path, &key_path, ClientCertificates::Ignored, &[b"h2"]).unwrap(),
+    );
 
     for _ in 0..2 {
         fs::write(&key_path, KeyPair::generate().unwrap().serialize_pem()).unwrap();

@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use intellirouter::security::{
-    IdentitySigner, IdentityVerifier, JwtAuthenticator, JwtConfig, client_config, server_config,
+    ClientCertificates, IdentitySigner, IdentityVerifier, JwtAuthenticator, JwtConfig,
+    client_config, server_config,
 };
 use tempfile::TempDir;
 
@@ -131,8 +132,12 @@ fn the_certificates_serve_both_sides_of_mutual_tls() {
     let place = Place::new();
     let files = place.ensure().unwrap();
     let ca = Some(&*files.ca_cert);
-    server_config(&files.gateway_cert, &files.gateway_key, None, &[]).unwrap();
-    server_config(&files.backend_cert, &files.backend_key, ca, &[]).unwrap();
+    let (ignored, required) = (
+        ClientCertificates::Ignored,
+        ClientCertificates::Required(&files.ca_cert),
+    );
+    server_config(&files.gateway_cert, &files.gateway_key, ignored, &[]).unwrap();
+    server_config(&files.backend_cert, &files.backend_key, required, &[]).unwrap();
     for (cert, key) in [
         (&files.gateway_client_cert, &files.gateway_client_key),
         (&files.backend_cert, &files.backend_key),

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::{Failure, control_runtime};
-use crate::gateway::{Gateway, descriptors};
+use crate::gateway::Gateway;
+use crate::runtime::descriptors;
 use crate::{Config, events};
 
 #[derive(clap::Args)]
@@ -21,16 +22,19 @@ impl Check {
         let file = self.config.display();
         let gateway = control_runtime()?.block_on(async {
             let log = events::open_log(&config.events).await?;
-            let gateway = Gateway::new(config, log, None)?;
-            gateway.tls()?;
-            Ok::<_, crate::StartError>(gateway)
+            Gateway::new(config, log, None)
         });
-        let gateway = gateway.map_err(|error| Failure::usage(format!("{file}: {error}")))?;
-        let descriptors = descriptors(&gateway.config)?;
-        for method in gateway.routes.uncovered(&descriptors) {
+        let runtime = gateway
+            .map_err(|error| Failure::usage(format!("{file}: {error}")))?
+            .runtime();
+        let descriptors = descriptors(&runtime.config)?;
+        for method in runtime.routes.uncovered(&descriptors) {
             super::say(&format!(
                 "{file}: {method}: no rule lets anybody call this method"
             ));
+        }
+        if let Some(advice) = runtime.config.limits.advice() {
+            super::say(&format!("{file}: {advice}"));
         }
         super::say(&format!("{file}: ok"));
         Ok(())

@@ -5,148 +5,213 @@
 
 use serde::Deserialize;
 
-/// The whole file.
+use super::auth::FileAuth;
+use super::certificates::FileCertificate;
+use super::limits::FileLimits;
+use super::revocation::FileRevocation;
+use super::trace::FileTrace;
+
+/// The configuration of an IntelliRouter gateway.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct FileConfig {
+    /// The address that clients reach.
     pub(crate) listen: FileListen,
+    /// The threads of the data plane.
     pub(crate) workers: FileWorkers,
+    /// The address that operators reach.
     pub(crate) admin: FileAdmin,
+    /// What is logged.
     pub(crate) log: FileLog,
+    /// Spans of calls, to an OpenTelemetry collector; absent: none.
+    pub(crate) trace: Option<FileTrace>,
+    /// What one process takes on at most.
     pub(crate) limits: FileLimits,
+    /// Whose tokens are taken.
     pub(crate) auth: FileAuth,
+    /// Who callers are that prove themselves by a certificate; the first that matches.
+    pub(crate) certificates: Vec<FileCertificate>,
+    /// What is refused although it is valid.
+    pub(crate) revocation: FileRevocation,
+    /// How backends learn who calls.
     pub(crate) identity: FileIdentity,
+    /// The event log, and who may read and publish.
     pub(crate) events: FileEvents,
+    /// Pages of other origins.
     pub(crate) cors: FileCors,
+    /// What is known of the services behind the gateway.
     pub(crate) descriptors: FileDescriptors,
+    /// The services behind the gateway.
     pub(crate) upstreams: Vec<FileUpstream>,
+    /// Which calls go where, and who may make them; what no route names is refused.
     pub(crate) routes: Vec<FileRoute>,
 }
 
+/// `[listen]`
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct FileListen {
+    /// `ADDRESS:PORT` for HTTP/2 and HTTP/1.1; default `0.0.0.0:8443`.
     pub(crate) address: Option<String>,
+    /// The certificate chain, PEM. Required.
     pub(crate) cert_file: Option<String>,
+    /// Its private key, PEM. Required.
     pub(crate) key_file: Option<String>,
+    /// Asks clients for a certificate that leads to this authority.
+    pub(crate) client_ca_file: Option<String>,
+    /// `optional`, or `required`: a client without one is refused; default `optional`.
+    pub(crate) client_certificates: Option<String>,
 }
 
+/// `[workers]`
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct FileWorkers {
+    /// Threads, 1 to 256; default: one per core.
     pub(crate) count: Option<u64>,
 }
 
+/// `[admin]`
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct FileAdmin {
+    /// `ADDRESS:PORT` for plain HTTP without access rules; default `127.0.0.1:9901`.
     pub(crate) address: Option<String>,
 }
 
+/// `[log]`
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct FileLog {
+    /// A filter such as `info` or `info,h2=warn`; default `info`.
     pub(crate) level: Option<String>,
+    /// `text` or `json`; default `text`.
     pub(crate) format: Option<String>,
+    /// One line per call; default true.
     pub(crate) access: Option<bool>,
 }
 
+/// `[identity]`
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct FileLimits {
-    pub(crate) connections: Option<u64>,
-    pub(crate) open_calls: Option<u64>,
-    pub(crate) streams_per_connection: Option<u64>,
-    pub(crate) header_bytes: Option<u64>,
-    pub(crate) handshake_timeout: Option<String>,
-    pub(crate) idle_timeout: Option<String>,
-    pub(crate) stall_timeout: Option<String>,
-    pub(crate) drain_timeout: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct FileAuth {
-    pub(crate) issuer: Option<String>,
-    pub(crate) audience: Option<String>,
-    pub(crate) leeway: Option<String>,
-    pub(crate) keys: Vec<FileKey>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct FileKey {
-    pub(crate) algorithm: Option<String>,
-    pub(crate) kid: Option<String>,
-    pub(crate) secret_file: Option<String>,
-    pub(crate) secret_env: Option<String>,
-    pub(crate) public_key_file: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct FileIdentity {
+    /// The EC P-256 key that signs identity tokens, PKCS#8 PEM. Required.
     pub(crate) key_file: Option<String>,
+    /// `iss` of identity tokens; default `intellirouter-gateway`.
     pub(crate) issuer: Option<String>,
+    /// 5s to 60s; default `60s`.
     pub(crate) lifetime: Option<String>,
 }
 
+/// `[events]`
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct FileEvents {
+    /// `memory:`, `redis://HOST:PORT` or `rediss://HOST:PORT`; default `memory:`.
     pub(crate) store: Option<String>,
+    /// Authorities for `rediss://`, PEM; default: the system's.
     pub(crate) ca_file: Option<String>,
+    /// What resume can reach back to, 1 MiB to 64 GiB in memory; default 67108864.
     pub(crate) retain_bytes: Option<u64>,
+    /// The same in time, 1s to 168h; default `1h`.
     pub(crate) retain_age: Option<String>,
+    /// The largest payload, 1 to 16777216 bytes; default 1048576.
     pub(crate) payload_bytes: Option<u64>,
+    /// 1s to 60s; default `2s`.
     pub(crate) publish_timeout: Option<String>,
+    /// How often a quiet stream gets a comment, 1s to 300s; default `15s`.
     pub(crate) heartbeat: Option<String>,
+    /// A reader further behind is closed and can resume, 65536 bytes to 1 TiB; default
+    /// 8388608.
     pub(crate) lag_bytes: Option<u64>,
+    /// Who may read and publish what; the role `admin` may do everything.
     pub(crate) rules: Vec<FileEventRule>,
 }
 
+/// What holders of any of `roles` may do.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct FileEventRule {
+    /// Any of these roles. Required.
     pub(crate) roles: Vec<String>,
+    /// Channels and patterns that may be read.
     pub(crate) subscribe: Vec<String>,
+    /// Channels and patterns that may be published on.
     pub(crate) publish: Vec<String>,
 }
 
+/// `[cors]`
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct FileCors {
+    /// Exact origins, such as `https://app.example`.
     pub(crate) origins: Vec<String>,
+    /// Response headers that pages may read, beside `grpc-*` ones.
     pub(crate) expose_headers: Vec<String>,
+    /// How long browsers remember a preflight, 0s to 24h; default `2h`.
     pub(crate) max_age: Option<String>,
 }
 
+/// `[descriptors]`
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct FileDescriptors {
+    /// `FileDescriptorSet`s with their imports: roles, timeouts and names from method
+    /// options.
     pub(crate) files: Vec<String>,
 }
 
+/// One service behind the gateway.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct FileUpstream {
+    /// What routes call it; also the `aud` of identity tokens for it. Required.
     pub(crate) name: Option<String>,
+    /// `https://HOST:PORT` or `http://HOST:PORT`; calls take turns. At least one.
     pub(crate) endpoints: Vec<String>,
+    /// Authorities of the backends' certificates, PEM; required for `https://`.
     pub(crate) ca_file: Option<String>,
+    /// The gateway's client certificate, PEM; together with `key_file`.
     pub(crate) cert_file: Option<String>,
+    /// Its private key, PEM.
     pub(crate) key_file: Option<String>,
+    /// The name in the backends' certificates; default: the host.
     pub(crate) server_name: Option<String>,
+    /// 1s to 60s; default `3s`.
     pub(crate) connect_timeout: Option<String>,
 }
 
+/// One route.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct FileRoute {
+    /// `/package.Service/Method`, `/package.Service/*` or `/package.*`; the most
+    /// specific wins. Required.
     #[serde(rename = "match")]
     pub(crate) pattern: Option<String>,
+    /// The name of an upstream, or `gateway` for the gateway's own services. Required.
     pub(crate) upstream: Option<String>,
+    /// Any of these roles; `*` for any valid token; default: as the descriptors say.
     pub(crate) roles: Option<Vec<String>>,
+    /// Callers need each of these roles, beside one of `roles` where that is given.
+    pub(crate) all_roles: Vec<String>,
+    /// Whether calls need no token; default false.
     pub(crate) public: bool,
+    /// The longest that a call may take, up to 24h; the caller's own holds when it is
+    /// smaller.
     pub(crate) timeout: Option<String>,
+    /// Whether the caller's token goes to the backend too; default false.
     pub(crate) forward_authorization: bool,
 }

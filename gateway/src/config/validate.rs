@@ -9,22 +9,15 @@ use std::time::Duration;
 use intellirouter::events::ChannelPattern;
 
 use super::faults::Source;
-use super::file::{
-    FileAuth, FileConfig, FileEventRule, FileEvents, FileKey, FileLimits, FileRoute, FileUpstream,
-};
+use super::file::{FileConfig, FileEventRule, FileEvents, FileRoute, FileUpstream};
 use super::{
-    AuthConfig, Config, CorsConfig, EndpointConfig, EventRule, EventsConfig, IdentityConfig,
-    KeyConfig, KeySource, LimitsConfig, ListenConfig, LogConfig, RouteConfig, UpstreamConfig,
-    UpstreamTls,
+    Config, CorsConfig, EndpointConfig, EventRule, EventsConfig, IdentityConfig, ListenConfig,
+    LogConfig, RouteConfig, UpstreamConfig, UpstreamTls,
 };
 use crate::routes::is_name;
 
 /// What a `[[routes]]` entry names as upstream for the gateway's own services.
 const OWN_SERVICES: &str = "gateway";
-const ALGORITHMS: &[&str] = &[
-    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256",
-    "ES384", "EdDSA",
-];
 
 pub(super) struct Validate<'s, 'a> {
     pub(super) source: &'s mut Source<'a>,
@@ -32,7 +25,7 @@ pub(super) struct Validate<'s, 'a> {
 }
 
 impl Validate<'_, '_> {
-    pub(super) fn config(&mut self, file: FileConfig) -> Config {
+    pub(super) fn config(&mut self, source: super::Source, file: FileConfig) -> Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let upstreams: Vec<_> = file
             .upstreams
@@ -41,17 +34,27 @@ impl Validate<'_, '_> {
             .map(|(i, u)| self.upstream(i, u))
             .collect();
         self.unique_names(&upstreams);
+        let asks_clients = file.listen.client_ca_file.is_some();
         Config {
+            source,
+            loaded: Default::default(),
             listen: ListenConfig {
                 address: self.address("listen.address", file.listen.address, "0.0.0.0:8443"),
                 cert_file: self.file("listen.cert_file", file.listen.cert_file),
                 key_file: self.file("listen.key_file", file.listen.key_file),
+                clients: self.client_certificates(
+                    file.listen.client_ca_file,
+                    file.listen.client_certificates,
+                ),
             },
             workers: self.number("workers.count", file.workers.count, cores, 1, 256),
             admin: self.address("admin.address", file.admin.address, "127.0.0.1:9901"),
             log: self.log(file.log.level, file.log.format, file.log.access),
+            trace: self.trace(file.trace),
             limits: self.limits(file.limits),
             auth: self.auth(file.auth),
+            certificates: self.certificates(file.certificates, asks_clients),
+            revocation: self.revocation(file.revocation),
             identity: IdentityConfig {
                 key_file: self.file("identity.key_file", file.identity.key_file),
                 issuer: file
@@ -105,108 +108,6 @@ impl Validate<'_, '_> {
             json,
             access: access.unwrap_or(true),
         }
-    }
-
-    fn limits(&mut self, file: FileLimits) -> LimitsConfig {
-        let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        LimitsConfig {
-            connections: self.number("limits.connections", file.connections, 10_000, 1, 1_000_000),
-            open_calls: self.number("limits.open_calls", file.open_calls, 20_000, 1, 10_000_000),
-            streams_per_connection: small(self.number(
-                "limits.streams_per_connection",
-                file.streams_per_connection,
-                200,
-                1,
-                100_000,
-            )),
-            header_bytes: small(self.number(
-                "limits.header_bytes",
-                file.header_bytes,
-                32 * 1024,
-                1024,
-                1024 * 1024,
-            )),
-            handshake_timeout: self.duration(
-                "limits.handshake_timeout",
-                file.handshake_timeout,
-                (10, 1, 120),
-            ),
-            idle_timeout: self.duration("limits.idle_timeout", file.idle_timeout, (300, 1, 86_400)),
-            stall_timeout: self.duration("limits.stall_timeout", file.stall_timeout, (30, 1, 600)),
-            drain_timeout: self.duration("limits.drain_timeout", file.drain_timeout, (20, 0, 3600)),
-        }
-    }
-
-    fn auth(&mut self, file: FileAuth) -> AuthConfig {
-        if file.keys.is_empty() {
-            self.source.fault(
-                "auth.keys",
-                "missing; without a key no token can be verified",
-            );
-        }
-        AuthConfig {
-            issuer: file.issuer.unwrap_or_else(|| "intellirouter".into()),
-            audience: file
-                .audience
-                .unwrap_or_else(|| "intellirouter-services".into()),
-            leeway: self.duration("auth.leeway", file.leeway, (0, 0, 300)),
-            keys: file
-                .keys
-                .into_iter()
-                .enumerate()
-                .filter_map(|(i, key)| self.key(&format!("auth.keys[{i}]"), key))
-                .collect(),
-        }
-    }
-
-    fn key(&mut self, at: &str, file: FileKey) -> Option<KeyConfig> {
-        let Some(algorithm) = file.algorithm else {
-            self.source.fault(at, "algorithm: missing");
-            return None;
-        };
-        if !ALGORITHMS.contains(&algorithm.as_str()) {
-            let expected = ALGORITHMS.join(", ");
-            self.source.fault(
-                &format!("{at}.algorithm"),
-                format!("expected one of {expected}"),
-            );
-            return None;
-        }
-        let source = match (file.secret_file, file.secret_env, file.public_key_file) {
-            (Some(path), None, None) => {
-                KeySource::SecretFile(self.file(&format!("{at}.secret_file"), Some(path)))
-            }
-            (None, Some(name), None) => {
-                if std::env::var_os(&name).is_none() {
-                    let message = format!("the environment variable {name} is not set");
-                    self.source.fault(&format!("{at}.secret_env"), message);
-                }
-                KeySource::SecretEnv(name)
-            }
-            (None, None, Some(path)) => {
-                KeySource::PublicKeyFile(self.file(&format!("{at}.public_key_file"), Some(path)))
-            }
-            _ => {
-                let message = "expected exactly one of secret_file, secret_env, public_key_file";
-                self.source.fault(at, message);
-                return None;
-            }
-        };
-        let symmetric = algorithm.starts_with("HS");
-        if symmetric == matches!(source, KeySource::PublicKeyFile(_)) {
-            let expected = if symmetric {
-                "a secret"
-            } else {
-                "public_key_file"
-            };
-            self.source
-                .fault(at, format!("{algorithm} needs {expected}"));
-        }
-        Some(KeyConfig {
-            algorithm,
-            kid: file.kid,
-            source,
-        })
     }
 
     fn events(&mut self, file: FileEvents) -> EventsConfig {
@@ -394,7 +295,7 @@ impl Validate<'_, '_> {
                     .fault(&format!("{at}.match"), "a route above has the same match");
             }
             let upstream = self.upstream_of(&at, file.upstream, upstreams);
-            if file.public && file.roles.is_some() {
+            if file.public && (file.roles.is_some() || !file.all_roles.is_empty()) {
                 self.source
                     .fault(&at, "expected either public = true or roles, not both");
             }
@@ -411,6 +312,7 @@ impl Validate<'_, '_> {
                 pattern,
                 upstream,
                 roles: file.roles,
+                all_roles: file.all_roles,
                 public: file.public,
                 timeout,
                 forward_authorization: file.forward_authorization,
@@ -481,20 +383,20 @@ impl Validate<'_, '_> {
     }
 
     /// A path that must lead to a readable file.
-    fn file(&mut self, at: &str, path: Option<String>) -> PathBuf {
+    pub(super) fn file(&mut self, at: &str, path: Option<String>) -> PathBuf {
         let Some(path) = path else {
             self.source.fault(at, "missing");
             return PathBuf::new();
         };
         let path = self.base.join(path);
-        if let Err(error) = std::fs::File::open(&path) {
+        if let Err(error) = crate::files::open(&path) {
             self.source
                 .fault(at, format!("{}: {error}", path.display()));
         }
         path
     }
 
-    fn number(
+    pub(super) fn number(
         &mut self,
         at: &str,
         given: Option<u64>,
@@ -514,7 +416,12 @@ impl Validate<'_, '_> {
     }
 
     /// `bounds` are default, least and most, in seconds.
-    fn duration(&mut self, at: &str, given: Option<String>, bounds: (u64, u64, u64)) -> Duration {
+    pub(super) fn duration(
+        &mut self,
+        at: &str,
+        given: Option<String>,
+        bounds: (u64, u64, u64),
+    ) -> Duration {
         let (default, min, max) = bounds;
         let default = Duration::from_secs(default);
         let Some(text) = given else { return default };
@@ -549,7 +456,7 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// `/package.Service/Method`, `/package.Service/*` or `/package.*`.
-fn check_pattern(pattern: &str) -> Result<(), &'static str> {
+pub(super) fn check_pattern(pattern: &str) -> Result<(), &'static str> {
     let expected = "expected \"/package.Service/Method\", \"/package.Service/*\" or \"/package.*\"";
     let rest = pattern.strip_prefix('/').ok_or(expected)?;
     let dotted = |text: &str| text.split('.').all(is_name);

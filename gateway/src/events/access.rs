@@ -38,17 +38,27 @@ pub(super) fn subscribe<'t>(
         .map(|text| {
             let pattern = ChannelPattern::parse(text)
                 .map_err(|error| Reply::invalid("channel", error.to_string()))?;
-            let allowed = is_admin(caller)
-                || rules_of(rules, caller)
-                    .flat_map(|rule| &rule.subscribe)
-                    .any(|allowed| pattern.lies_within(allowed));
-            if allowed {
+            if may_read(rules, caller, std::slice::from_ref(&pattern)) {
                 return Ok(pattern);
             }
             let message = format!("the caller's roles do not allow to read \"{text}\"");
             Err(Reply::denied("channel_denied", message))
         })
         .collect()
+}
+
+/// Whether a caller may read all of these.
+pub(super) fn may_read(
+    rules: &[EventRule],
+    caller: &Identity,
+    patterns: &[ChannelPattern],
+) -> bool {
+    is_admin(caller)
+        || patterns.iter().all(|pattern| {
+            rules_of(rules, caller)
+                .flat_map(|rule| &rule.subscribe)
+                .any(|allowed| pattern.lies_within(allowed))
+        })
 }
 
 /// The channel to publish on, if the caller may.

@@ -9,6 +9,7 @@
 //! anything else as base64 beside it.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -21,8 +22,8 @@ use time::format_description::well_known::Rfc3339;
 
 use super::stream::Signal;
 
-/// What an SSE client waits before it connects again, in milliseconds.
-const RETRY_MS: u32 = 2000;
+/// What a client waits before it connects again.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// One way of writing events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +51,11 @@ impl Format {
             Signal::Entries(entries) => self.entries(entries),
             Signal::Open { position, stream } => {
                 let data = json!({ "stream": stream, "position": position.to_string() });
-                self.control("ir.open", Some(&position.to_string()), &data, true)
+                self.control("ir.open", Some(&position.to_string()), &data, Some(RETRY))
             }
             Signal::Position(position) => {
                 let id = position.to_string();
-                self.control("ir.position", Some(&id), &json!({ "position": id }), false)
+                self.control("ir.position", Some(&id), &json!({ "position": id }), None)
             }
             Signal::Heartbeat if self.ndjson => {
                 Bytes::from_static(b"{\"event\":\"ir.heartbeat\"}\n")
@@ -62,7 +63,8 @@ impl Format {
             Signal::Heartbeat => Bytes::from_static(b":\n\n"),
             Signal::End(end) => {
                 let data = json!({ "reason": end.reason(), "message": end.message() });
-                self.control("ir.error", None, &data, true)
+                let retry = end.retry_after().unwrap_or(RETRY);
+                self.control("ir.error", None, &data, Some(retry))
             }
         }
     }
@@ -89,20 +91,30 @@ impl Format {
             "to": to,
             "reason": gap.reason.as_str(),
         });
-        self.control("ir.gap", Some(&to), &data, false)
+        self.control("ir.gap", Some(&to), &data, None)
     }
 
-    fn control(self, name: &str, id: Option<&str>, data: &serde_json::Value, retry: bool) -> Bytes {
+    fn control(
+        self,
+        name: &str,
+        id: Option<&str>,
+        data: &serde_json::Value,
+        retry: Option<Duration>,
+    ) -> Bytes {
+        let retry = retry.map(|wait| wait.as_millis());
         if self.ndjson {
             let mut line = json!({ "event": name, "data": data });
+            if let Some(wait) = retry {
+                line["retry"] = u64::try_from(wait).unwrap_or(u64::MAX).into();
+            }
             if let Some(id) = id {
                 line["id"] = id.into();
             }
             return format!("{line}\n").into();
         }
         let mut frame = String::with_capacity(128);
-        if retry {
-            let _ = writeln!(frame, "retry: {RETRY_MS}");
+        if let Some(wait) = retry {
+            let _ = writeln!(frame, "retry: {wait}");
         }
         if let Some(id) = id {
             let _ = writeln!(frame, "id: {id}");

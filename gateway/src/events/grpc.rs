@@ -14,8 +14,8 @@ use tonic::{Request, Response, Status};
 
 use super::http::check_payload;
 use super::stream::{EventStream, Signal};
-use super::{EventPlane, access, publish_refusal, subscribe_refusal};
-use crate::layers::authenticate::Identity;
+use super::{EventPlane, access, caller, publish_refusal, subscribe_refusal};
+use crate::calls::OpenCall;
 use crate::reply::Reply;
 
 /// The service, behind the gateway's own authentication.
@@ -29,12 +29,9 @@ impl EventApi {
     }
 }
 
-fn caller<T>(request: &Request<T>) -> Result<Arc<Identity>, Status> {
-    request
-        .extensions()
-        .get::<Arc<Identity>>()
-        .cloned()
-        .ok_or_else(|| Reply::unauthenticated("no_token", "a bearer token is required").grpc())
+fn call<T>(request: &Request<T>) -> Result<Arc<OpenCall>, Status> {
+    let call = request.extensions().get::<Arc<OpenCall>>().cloned();
+    call.ok_or_else(|| Reply::internal().grpc())
 }
 
 #[tonic::async_trait]
@@ -45,14 +42,18 @@ impl EventService for EventApi {
         &self,
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let caller = caller(&request)?;
+        let call = call(&request)?;
         let request = request.into_inner();
-        let patterns = access::subscribe(
-            &self.plane.config.rules,
-            &caller,
-            request.channels.iter().map(String::as_str),
-        )
-        .map_err(|reply| reply.grpc())?;
+        let patterns = caller(&call)
+            .and_then(|caller| {
+                access::subscribe(
+                    &self.plane.config.rules,
+                    caller,
+                    request.channels.iter().map(String::as_str),
+                )
+            })
+            .map_err(|reply| reply.grpc())?;
+        call.streams(patterns.clone());
         let after = (!request.last_event_id.is_empty())
             .then(|| request.last_event_id.parse().unwrap_or(Position::NOWHERE));
         let subscription = self
@@ -61,7 +62,7 @@ impl EventService for EventApi {
             .subscribe(patterns, after)
             .await
             .map_err(|error| subscribe_refusal(&error).grpc())?;
-        let events = EventStream::new(self.plane.clone(), subscription, &caller);
+        let events = EventStream::new(self.plane.clone(), subscription, call);
         let messages = stream::unfold(events, |mut events| async move {
             let signal = events.next().await?;
             Some((stream::iter(messages(signal)), events))
@@ -73,10 +74,11 @@ impl EventService for EventApi {
         &self,
         request: Request<PublishRequest>,
     ) -> Result<Response<PublishResponse>, Status> {
-        let caller = caller(&request)?;
+        let call = call(&request)?;
         let request = request.into_inner();
         let publish = async {
-            let channel = access::publish(&self.plane.config.rules, &caller, &request.channel)?;
+            let rules = &self.plane.config.rules;
+            let channel = access::publish(rules, caller(&call)?, &request.channel)?;
             check_payload(&request.payload)?;
             let key = (!request.idempotency_key.is_empty()).then_some(&*request.idempotency_key);
             let published = self.plane.log.publish(&channel, request.payload, key).await;
@@ -121,7 +123,7 @@ fn messages(signal: Signal) -> Vec<Result<SubscribeResponse, Status>> {
                 reason: end.reason().to_owned(),
                 message: end.message().to_owned(),
             }));
-            last.push(Err(Reply::unavailable(end.reason(), end.message()).grpc()));
+            last.push(Err(end.reply().grpc()));
             last
         }
     }

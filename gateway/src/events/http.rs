@@ -18,6 +18,7 @@ use super::frames::Format;
 use super::stream::{Closed, EventStream};
 use super::{EventPlane, access, publish_refusal, subscribe_refusal, too_large};
 use crate::body::{Body, Kind};
+use crate::calls::OpenCall;
 use crate::layers::authenticate::Identity;
 use crate::reply::Reply;
 
@@ -43,13 +44,13 @@ impl EventBody {
 
 pub(super) async fn serve(
     plane: &Arc<EventPlane>,
-    caller: Arc<Identity>,
+    call: &Arc<OpenCall>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Reply> {
     let path = request.uri().path();
     match path.strip_prefix("/events").unwrap_or_default() {
         "" | "/" if request.method() == Method::GET => {
-            subscribe(plane, &caller, request.into_parts().0).await
+            subscribe(plane, call, request.into_parts().0).await
         }
         "" | "/" => Err(wrong_method("GET")),
         _ if request.method() != Method::POST => Err(wrong_method("POST")),
@@ -59,7 +60,7 @@ pub(super) async fn serve(
                 .decode_utf8()
                 .map_err(|_| Reply::invalid("path", "expected a channel name"))?
                 .into_owned();
-            publish(plane, &caller, &channel, request).await
+            publish(plane, super::caller(call)?, &channel, request).await
         }
     }
 }
@@ -76,7 +77,7 @@ fn wrong_method(allowed: &'static str) -> Reply {
 
 async fn subscribe(
     plane: &Arc<EventPlane>,
-    caller: &Identity,
+    call: &Arc<OpenCall>,
     head: Parts,
 ) -> Result<Response<Body>, Reply> {
     let query = Query::parse(head.uri.query().unwrap_or_default())?;
@@ -86,9 +87,10 @@ async fn subscribe(
     };
     let patterns = access::subscribe(
         &plane.config.rules,
-        caller,
+        super::caller(call)?,
         query.channels.iter().map(String::as_str),
     )?;
+    call.streams(patterns.clone());
     let after = head
         .headers
         .get("last-event-id")
@@ -102,7 +104,7 @@ async fn subscribe(
         .subscribe(patterns, after)
         .await
         .map_err(|error| subscribe_refusal(&error))?;
-    let stream = EventStream::new(plane.clone(), subscription, caller);
+    let stream = EventStream::new(plane.clone(), subscription, call.clone());
     let closed = stream.closed();
     let frames = futures_util::stream::unfold(stream, move |mut stream| async move {
         let signal = stream.next().await?;

@@ -12,34 +12,52 @@ use intellirouter::events::{Entry, LogSubscription, Position};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::EventPlane;
-use crate::layers::authenticate::Identity;
+use crate::calls::{Cut, OpenCall};
+use crate::reply::Reply;
 use crate::telemetry::EventCloseLabels;
 
 /// How often `ir.position` tells a quiet stream where the log is.
 const POSITION_EVERY: Duration = Duration::from_secs(30);
 
+/// A token without a near end: a century stands for it.
+const NO_END: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// Why the gateway ends a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    Draining,
-    TokenExpired,
+    Cut(Cut),
     Slow,
 }
 
 impl End {
     pub(super) fn reason(self) -> &'static str {
         match self {
-            Self::Draining => "draining",
-            Self::TokenExpired => "token_expired",
+            Self::Cut(cut) => cut.label(),
             Self::Slow => "slow",
         }
     }
 
     pub(super) fn message(self) -> &'static str {
         match self {
-            Self::Draining => "the gateway is stopping; connect again",
-            Self::TokenExpired => "the token has expired; connect again with a new one",
+            Self::Cut(Cut::Draining) => "the gateway is stopping; connect again",
+            Self::Cut(Cut::TokenExpired) => "the token has expired; connect again with a new one",
+            Self::Cut(cut) => cut.message(),
             Self::Slow => "the stream was read too slowly; connect again to resume",
+        }
+    }
+
+    /// When to come again, where that is not the usual time.
+    pub(super) fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::Cut(Cut::Draining) => Cut::Draining.reply().retry_after,
+            _ => None,
+        }
+    }
+
+    pub(super) fn reply(self) -> Reply {
+        match self {
+            Self::Cut(cut) => cut.reply(),
+            Self::Slow => Reply::unavailable(self.reason(), self.message()),
         }
     }
 }
@@ -61,6 +79,7 @@ pub(super) enum Signal {
 pub(super) struct EventStream {
     plane: Arc<EventPlane>,
     subscription: LogSubscription,
+    call: Arc<OpenCall>,
     expires: Instant,
     heartbeat: Interval,
     position: Interval,
@@ -81,15 +100,15 @@ impl EventStream {
     pub(super) fn new(
         plane: Arc<EventPlane>,
         subscription: LogSubscription,
-        caller: &Identity,
+        call: Arc<OpenCall>,
     ) -> Self {
         plane.telemetry.event_streams.inc();
-        let expires = UNIX_EPOCH + Duration::from_secs(caller.expires);
-        let left = expires
-            .duration_since(SystemTime::now())
-            .unwrap_or_default();
-        // A token without a near end: a century stands for it.
-        let left = left.min(Duration::from_secs(100 * 365 * 86_400));
+        let expires = call.caller().map_or(u64::MAX, |caller| caller.expires);
+        let expires = UNIX_EPOCH.checked_add(Duration::from_secs(expires));
+        let left = expires.map_or(NO_END, |expires| {
+            let left = expires.duration_since(SystemTime::now());
+            left.unwrap_or_default().min(NO_END)
+        });
         let every = |period| {
             let mut interval = interval_at(Instant::now() + period, period);
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -101,6 +120,7 @@ impl EventStream {
             expires: Instant::now() + left,
             plane,
             subscription,
+            call,
             stage: Stage::Fresh,
             closed: Closed::default(),
         }
@@ -130,8 +150,11 @@ impl EventStream {
         let mut entries = Vec::new();
         tokio::select! {
             biased;
-            () = self.plane.drain.cancelled() => Some(self.end(End::Draining)),
-            () = tokio::time::sleep_until(self.expires) => Some(self.end(End::TokenExpired)),
+            cut = std::future::poll_fn(|cx| self.call.poll_cut(cx)) => Some(self.end(End::Cut(cut))),
+            () = self.plane.drain.cancelled() => Some(self.end(End::Cut(Cut::Draining))),
+            () = tokio::time::sleep_until(self.expires) => {
+                Some(self.end(End::Cut(Cut::TokenExpired)))
+            }
             () = self.subscription.next_batch(&mut entries) => {
                 self.heartbeat.reset();
                 self.position.reset();
@@ -144,6 +167,10 @@ impl EventStream {
 
     fn end(&mut self, end: End) -> Signal {
         self.stage = Stage::Over;
+        if let End::Cut(cut) = end {
+            // Whoever carries the stream counts it as such.
+            self.call.cut(cut);
+        }
         let _ = self.closed.set(end.reason());
         Signal::End(end)
     }

@@ -2,9 +2,10 @@
 //!
 //! An HTTP/2 connection reads as long as its socket has bytes. A fast backend
 //! then fills the buffers of every stream before the tasks that empty them may
-//! run, and their memory has left the cache by then. After [`TURN`] bytes this
-//! says "pending" and wakes its task at once, so that the others come in
-//! between. It delays no byte while nothing else runs.
+//! run, and their memory has left the cache by then; and a client that sends
+//! without a pause holds up all others. After so many bytes this says "pending"
+//! and wakes its task at once, so that the others come in between. It delays no
+//! byte while nothing else runs.
 
 use std::io;
 use std::pin::Pin;
@@ -12,17 +13,16 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How much is read before other tasks get their turn, in bytes.
-const TURN: usize = 128 * 1024;
-
 pub(crate) struct Turns<T> {
     io: T,
+    turn: usize,
     taken: usize,
 }
 
 impl<T> Turns<T> {
-    pub(crate) fn new(io: T) -> Self {
-        Self { io, taken: 0 }
+    /// `turn` is how much is read before other tasks get theirs, in bytes.
+    pub(crate) fn new(io: T, turn: usize) -> Self {
+        Self { io, turn, taken: 0 }
     }
 }
 
@@ -32,7 +32,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Turns<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.taken >= TURN {
+        if self.taken >= self.turn {
             self.taken = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -84,11 +84,13 @@ mod tests {
     use std::future::Future as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    const TURN: usize = 128 * 1024;
+
     #[tokio::test]
     async fn a_full_turn_lets_others_run_and_then_goes_on() {
         let (mut peer, io) = tokio::io::duplex(4 * TURN);
         peer.write_all(&vec![7; 2 * TURN]).await.unwrap();
-        let mut reader = Turns::new(io);
+        let mut reader = Turns::new(io, TURN);
         let mut all = vec![0; TURN];
         reader.read_exact(&mut all).await.unwrap();
         let mut more = [0; 1];

@@ -3,57 +3,46 @@
 //!
 //! Owns the cache of verified tokens and, per caller, the identity tokens that
 //! go upstream. Does not decide what a caller may do: that is
-//! [`super::roles`]. A call with a known token costs one look-up by the whole
-//! token; `exp` is checked on every hit, so a cached token dies in time. Fails
-//! with UNAUTHENTICATED and a reason that tells nothing of the keys.
+//! [`super::roles`]; nor how tokens are judged and keys fetched: that is
+//! [`intellirouter::security::Issuers`]. A call with a known token costs one
+//! look-up by the whole token; `exp` and the key are checked on every hit, so
+//! a cached token dies in time and with its key. A caller holds its proof and
+//! nothing that fetches keys, however long its calls last. Only a token that names an
+//! unknown key may wait, for one fetch of its issuer's keys. Fails with
+//! UNAUTHENTICATED and a reason that tells nothing of the keys.
+//!
+//! A caller is a subject *of an issuer*: two issuers may give the same name.
+//! The identity token for upstreams has `sub` and `roles` as the issuer gave
+//! them, and `origin`, the issuer, where callers can come from more than one
+//! and for callers that came by certificate.
 //!
 //! Bounds: 65,536 tokens and 32 MiB of token bytes, 65,536 callers; the least
 //! used go first. Refused tokens are not remembered.
 
+mod build;
+mod identity;
+pub(crate) mod status;
+
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
-use intellirouter::security::{Claims, IdentitySigner, TokenError, TokenVerifier};
+use intellirouter::security::{
+    IdentitySigner, IssuerStatus, Issuers, Standing, TokenError, Verified,
+};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use crate::calls::OpenCalls;
 use crate::reply::Reply;
+use build::Blueprint;
+pub(crate) use identity::{CERTIFICATE_ISSUER, Identity};
+use identity::{Caller, Proof};
 
 const CACHED_TOKENS: usize = 65_536;
 const CACHED_TOKEN_BYTES: u64 = 32 * 1024 * 1024;
 const CACHED_CALLERS: usize = 65_536;
-
-/// A caller whose token was verified.
-#[derive(Debug)]
-pub(crate) struct Identity {
-    caller: Arc<Caller>,
-    /// Seconds since 1970.
-    pub(crate) expires: u64,
-}
-
-/// A subject with its roles, whatever the token.
-#[derive(Debug)]
-pub(crate) struct Caller {
-    subject: String,
-    roles: Vec<String>,
-    /// Per upstream: the identity token in use, and when to make the next.
-    minted: Box<[Mutex<Option<Minted>>]>,
-}
-
-/// An identity token, and when to make the next.
-type Minted = (HeaderValue, SystemTime);
-
-impl Identity {
-    pub(crate) fn subject(&self) -> &str {
-        &self.caller.subject
-    }
-
-    pub(crate) fn roles(&self) -> &[String] {
-        &self.caller.roles
-    }
-}
 
 #[derive(Clone)]
 struct TokenBytes;
@@ -65,51 +54,106 @@ impl Weighter<Box<str>, Arc<Identity>> for TokenBytes {
 }
 
 /// Who signs for the callers, and for how long.
-pub(crate) struct Signing {
-    pub(crate) signer: IdentitySigner,
-    pub(crate) lifetime: Duration,
+struct Signing {
+    signer: IdentitySigner,
+    lifetime: Duration,
     /// The `aud` of each upstream, by index.
-    pub(crate) audiences: Vec<String>,
+    audiences: Vec<String>,
 }
+
+/// Issuer, subject and roles.
+type CallerKey = (Arc<str>, String, Vec<String>);
 
 /// See the module's comment.
 pub(crate) struct Authenticate {
-    verifier: TokenVerifier,
+    issuers: Issuers,
     signing: Signing,
     tokens: Cache<Box<str>, Arc<Identity>, TokenBytes>,
-    callers: Cache<(String, Vec<String>), Arc<Caller>>,
+    callers: Cache<CallerKey, Arc<Caller>>,
+    blueprint: Blueprint,
+    /// What is counted per subject, whatever the configuration.
+    open: Arc<OpenCalls>,
 }
 
 impl Authenticate {
-    pub(crate) fn new(verifier: TokenVerifier, signing: Signing) -> Self {
+    fn new(issuers: Issuers, signing: Signing, blueprint: Blueprint, open: Arc<OpenCalls>) -> Self {
         Self {
-            verifier,
+            issuers,
             signing,
             tokens: Cache::with_weighter(CACHED_TOKENS, CACHED_TOKEN_BYTES, TokenBytes),
             callers: Cache::new(CACHED_CALLERS),
+            blueprint,
+            open,
         }
     }
 
-    /// The caller behind the `authorization` header.
-    pub(crate) fn check(
+    /// The caller behind the `authorization` header. Waits only where the token
+    /// names a key that is unknown so far.
+    pub(crate) async fn check(
         &self,
         headers: &HeaderMap,
         now: SystemTime,
     ) -> Result<Arc<Identity>, Reply> {
         let token = bearer(headers)?;
         if let Some(identity) = self.tokens.get(token) {
-            if self.verifier.is_current(identity.expires, now) {
+            if self.standing(&identity, now) == Standing::Current {
                 return Ok(identity);
             }
             self.tokens.remove(token);
         }
-        let claims = self.verifier.verify_at(token, now).map_err(refuse)?;
-        let identity = Arc::new(Identity {
-            expires: claims.exp,
-            caller: self.caller(claims),
-        });
+        let verified = match self.issuers.verify_at(token, now) {
+            Err(TokenError::UnknownKey | TokenError::KeysUnavailable) => {
+                // Boxed: calls with known keys must not carry its state.
+                Box::pin(self.issuers.verify_with_new_keys(token, now)).await
+            }
+            known => known,
+        };
+        let identity = Arc::new(self.identity(verified.map_err(refuse)?));
         self.tokens.insert(token.into(), identity.clone());
         Ok(identity)
+    }
+
+    /// A caller that proved with a certificate who it is. `issued_at` and
+    /// `expires` are in seconds since 1970.
+    pub(crate) fn by_certificate(
+        &self,
+        subject: &str,
+        roles: &[String],
+        issued_at: u64,
+        expires: u64,
+    ) -> Arc<Identity> {
+        let key = (
+            CERTIFICATE_ISSUER.into(),
+            subject.to_owned(),
+            roles.to_vec(),
+        );
+        Arc::new(Identity {
+            caller: self.caller(key),
+            expires,
+            issued_at: Some(issued_at),
+            token_id: None,
+            proof: Proof::Certificate,
+        })
+    }
+
+    /// How an identity stands now that was accepted once, maybe under a
+    /// configuration before this one.
+    pub(crate) fn standing(&self, identity: &Identity, now: SystemTime) -> Standing {
+        match &identity.proof {
+            Proof::Token(proof) => self.issuers.standing(proof, now),
+            Proof::Certificate => {
+                let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+                match since.as_secs() < identity.expires {
+                    true => Standing::Current,
+                    false => Standing::Expired,
+                }
+            }
+        }
+    }
+
+    /// How each issuer's keys are.
+    pub(crate) fn statuses(&self) -> Vec<IssuerStatus> {
+        self.issuers.statuses()
     }
 
     /// The header that tells upstream number `upstream` who calls. Made anew
@@ -133,10 +177,12 @@ impl Authenticate {
         {
             return Ok(value.clone());
         }
-        let token = self
-            .signing
-            .signer
-            .sign(&caller.subject, &caller.roles, audience, now);
+        let origin = (self.issuers.iter().len() > 1 || *caller.issuer == *CERTIFICATE_ISSUER)
+            .then_some(&*caller.issuer);
+        let token =
+            self.signing
+                .signer
+                .sign_from(origin, &caller.subject, &caller.roles, audience, now);
         let value = token
             .map_err(|error| error.to_string())
             .and_then(|token| HeaderValue::try_from(token).map_err(|error| error.to_string()));
@@ -152,8 +198,18 @@ impl Authenticate {
         }
     }
 
-    fn caller(&self, claims: Claims) -> Arc<Caller> {
-        let key = (claims.sub, claims.roles);
+    fn identity(&self, verified: Verified) -> Identity {
+        let claims = verified.claims;
+        Identity {
+            expires: claims.exp,
+            issued_at: (claims.iat > 0).then_some(claims.iat),
+            token_id: verified.token_id.map(String::into_boxed_str),
+            caller: self.caller((claims.iss.into(), claims.sub, claims.roles)),
+            proof: Proof::Token(verified.proof),
+        }
+    }
+
+    fn caller(&self, key: CallerKey) -> Arc<Caller> {
         if let Some(caller) = self.callers.get(&key) {
             return caller;
         }
@@ -164,9 +220,11 @@ impl Authenticate {
             .map(|_| Mutex::new(None))
             .collect();
         let caller = Arc::new(Caller {
-            subject: key.0.clone(),
-            roles: key.1.clone(),
+            issuer: key.0.clone(),
+            subject: key.1.clone(),
+            roles: key.2.clone(),
             minted,
+            conduct: self.open.subjects.of(&key.0, &key.1),
         });
         self.callers.insert(key, caller.clone());
         caller
@@ -199,6 +257,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Reply> {
 fn refuse(error: TokenError) -> Reply {
     let message = match error {
         TokenError::Expired => "the token has expired",
+        TokenError::KeysUnavailable => "the keys of the token's issuer are not available",
         _ => "the token is not valid here",
     };
     Reply::unauthenticated(error.label(), message)

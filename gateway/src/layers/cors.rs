@@ -19,7 +19,8 @@ use crate::config::CorsConfig;
 
 /// What pages may read besides the safelisted headers.
 const ALWAYS_EXPOSED: &str = "grpc-status, grpc-message, grpc-status-details-bin, grpc-encoding, \
-                              retry-after, www-authenticate";
+                              retry-after, www-authenticate, ratelimit-limit, \
+                              ratelimit-remaining, ratelimit-reset, ratelimit-policy";
 
 /// Removes what a backend says of CORS: it would contradict the gateway.
 pub(crate) fn strip(headers: &mut HeaderMap) {
@@ -184,6 +185,11 @@ mod tests {
             "grpc-status",
             "grpc-message",
             "grpc-status-details-bin",
+            "retry-after",
+            "ratelimit-limit",
+            "ratelimit-remaining",
+            "ratelimit-reset",
+            "ratelimit-policy",
             "x-cost",
         ] {
             assert!(exposed.split(", ").any(|exposed| exposed == name), "{name}");

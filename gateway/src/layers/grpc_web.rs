@@ -11,6 +11,9 @@
 //! A request with a bad frame fails with INVALID_ARGUMENT and the part that is
 //! wrong.
 
+mod ends;
+
+use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
 use base64::Engine as _;
@@ -20,6 +23,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 
+use self::ends::Ends;
 use crate::body::{Body, BodyError, Kind};
 use crate::reply::Reply;
 
@@ -124,6 +128,7 @@ pub(crate) fn from_grpc(response: Response<Body>, encoding: Encoding) -> Respons
         inner,
         encoding,
         trailers,
+        ends: Ends::default(),
         done: false,
     };
     Response::from_parts(head, Body::new(Kind::WebResponse(Box::new(body))))
@@ -288,6 +293,7 @@ pub(crate) struct WebResponse {
     pub(crate) inner: Body,
     encoding: Encoding,
     trailers: Option<HeaderMap>,
+    ends: Ends,
     done: bool,
 }
 
@@ -301,7 +307,7 @@ impl WebResponse {
         }
         let frame = match ready!(self.inner.poll_next(cx)) {
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(bytes) => self.encoding.encode(bytes),
+                Ok(bytes) => self.ends.messages(bytes, self.encoding),
                 Err(frame) => self.finish(frame.into_trailers().unwrap_or_default()),
             },
             Some(Err(error)) => return Poll::Ready(Some(Err(error))),
@@ -315,7 +321,21 @@ impl WebResponse {
 
     fn finish(&mut self, trailers: HeaderMap) -> Bytes {
         self.done = true;
-        trailer_frame(&trailers, self.encoding)
+        let frame = trailer_frame(&trailers, self.encoding);
+        self.ends.status(&frame);
+        frame
+    }
+
+    /// So many bytes of what was handed out were sent.
+    pub(crate) fn release(&mut self, bytes: usize) {
+        self.ends.sent(bytes);
+        self.inner.release(bytes);
+    }
+
+    /// What need not be sent before the status of a call that was cut, counted
+    /// from the first byte that is not sent.
+    pub(crate) fn spare(&self) -> Option<Range<usize>> {
+        self.ends.spare()
     }
 }
 

@@ -1,7 +1,6 @@
 //! The whole path over a real gateway, its own services and a backend that
 //! tells what it got; only sockets on the client's side are left out.
 
-use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::{LazyLock, Mutex};
 use std::task::{Context, Poll};
@@ -16,7 +15,7 @@ use tonic::Code;
 use super::*;
 use crate::body;
 use crate::test_util::{
-    backend, bearer, config, drain, files, grpc_head, receive, status, token_for,
+    backend, bearer, client, config, drain, files, grpc_head, receive, status, token_for,
 };
 
 /// What the backend saw of the last call.
@@ -51,7 +50,10 @@ async fn worker(more: &str) -> (Arc<Worker>, Seen) {
     );
     let config = config(&text);
     let log = crate::events::open_log(&config.events).await.unwrap();
-    (Worker::new(Gateway::new(config, log, None).unwrap()), seen)
+    (
+        Worker::new(Gateway::new(config, log, None).unwrap(), 0),
+        seen,
+    )
 }
 
 static USER: LazyLock<HeaderMap> = LazyLock::new(|| bearer(&token_for("alice", &["user"], 3600)));
@@ -76,8 +78,7 @@ fn request(path: &str, content_type: &str, token: bool) -> Request<Body> {
 }
 
 async fn answer(worker: &Worker, request: Request<Body>) -> (http::response::Parts, Vec<u8>) {
-    let peer = (Ipv4Addr::LOCALHOST, 1).into();
-    let (head, mut body) = serve(worker, peer, request).await.into_parts();
+    let (head, mut body) = serve(worker, &client(), request).await.into_parts();
     let (bytes, trailers, error) = drain(&mut body).await;
     assert!(trailers.is_none() && error.is_none());
     (head, bytes)
@@ -118,13 +119,7 @@ fn panicking(path: &str, content_type: &str) -> Request<Body> {
 #[tokio::test]
 async fn a_panic_in_a_step_is_internal_in_each_dialect_and_other_calls_live() {
     let (worker, _) = worker("").await;
-    let calls = || {
-        worker
-            .gateway
-            .telemetry
-            .open_calls
-            .load(std::sync::atomic::Ordering::Relaxed)
-    };
+    let calls = || worker.gateway.calls.count();
     let (head, _) = answer(&worker, panicking("/p.S/M", GRPC)).await;
     assert_eq!(
         (&head.headers["grpc-status"], head.status.as_u16()),
@@ -335,13 +330,12 @@ async fn a_preflight_needs_no_token_and_a_refusal_can_be_read_by_pages() {
 #[tokio::test]
 async fn beyond_the_most_open_calls_a_call_is_refused_and_not_queued() {
     let (worker, _) = worker("[limits]\nopen_calls = 1").await;
-    let peer = (Ipv4Addr::LOCALHOST, 1).into();
     let mut stream = request("/events?channel=intellirouter:*", "", false);
     *stream.method_mut() = Method::GET;
     stream
         .headers_mut()
         .extend(bearer(&token_for("root", &["admin"], 3600)));
-    let open = serve(&worker, peer, stream).await;
+    let open = serve(&worker, &client(), stream).await;
     assert_eq!(open.status(), 200);
     assert_eq!(
         code(&worker, request("/p.S/M", GRPC, true)).await,

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use h2::Reason;
 use h2::server::SendResponse;
 use http::{Request, Response};
@@ -15,7 +17,9 @@ use tokio::sync::Notify;
 use super::*;
 use crate::body::Kind;
 use crate::layers::grpc_web::{self, Encoding};
-use crate::test_util::{backend, config, flow, grpc_head, receive, send_all, settle, status};
+use crate::test_util::{
+    backend, call_record, config, flow, grpc_head, receive, send_all, settle, status,
+};
 use crate::upstream::{Pool, Upstream, call};
 
 const STREAM_WINDOW: u32 = 128 * 1024;
@@ -240,14 +244,19 @@ async fn a_receiver_that_takes_a_little_now_and_then_is_not_stalled() {
     assert_eq!(taken, 100);
 }
 
-/// The answer of a backend that sends 50,000 bytes, and breaks off when told.
+/// The answer of a backend that sends 50,000 bytes of one large message, and
+/// breaks off when told.
 async fn cut_answer(when: &Arc<Notify>) -> Response<Body> {
+    answer_cut_after(vec![1; 50_000].into(), when).await
+}
+
+async fn answer_cut_after(sent: Bytes, when: &Arc<Notify>) -> Response<Body> {
     let when = when.clone();
     let port = backend(move |_, mut respond: SendResponse<Bytes>| {
-        let when = when.clone();
+        let (sent, when) = (sent.clone(), when.clone());
         async move {
             let mut send = respond.send_response(grpc_head(), false).unwrap();
-            assert!(send_all(&mut send, Bytes::from(vec![1; 50_000])).await);
+            assert!(send_all(&mut send, sent).await);
             when.notified().await;
             send.send_reset(Reason::INTERNAL_ERROR);
         }
@@ -256,27 +265,30 @@ async fn cut_answer(when: &Arc<Notify>) -> Response<Body> {
     let config = config(&format!(
         "[[upstreams]]\nname = 'b'\nendpoints = ['http://127.0.0.1:{port}']"
     ));
-    let pool = Pool::new(Arc::new(Upstream::new(&config.upstreams[0]).unwrap()));
-    call(&pool, Request::new(Body::empty()), None)
+    let upstream = Upstream::open(&config.upstreams[0], None, &Default::default());
+    let pool = Pool::new(upstream.unwrap());
+    call(&pool, Request::new(Body::empty()), None, &mut call_record())
         .await
         .unwrap()
 }
 
 #[tokio::test]
-async fn the_status_of_a_cut_passes_data_that_has_no_room() {
-    let cut = Arc::new(Notify::new());
-    let body = cut_answer(&cut).await.into_body();
-    let mut sink = flow(10).await;
-    let relayed = tokio::spawn(async move { relay(body, &mut sink.send).await });
-    // No credit is given back, so that is all that has room.
-    assert_eq!(sink.recv.data().await.unwrap().unwrap().len(), 10);
-    cut.notify_one();
-    relayed.await.unwrap().unwrap();
-    assert!(sink.recv.data().await.is_none());
-    assert_eq!(
-        sink.recv.trailers().await.unwrap().unwrap()["grpc-status"],
-        "13"
-    );
+async fn the_status_of_a_cut_passes_data_that_has_no_room_much_or_little() {
+    for size in [1000, 50_000] {
+        let cut = Arc::new(Notify::new());
+        let answer = answer_cut_after(vec![1; size].into(), &cut).await;
+        let body = answer.into_body();
+        let mut sink = flow(10).await;
+        let relayed = tokio::spawn(async move { relay(body, &mut sink.send).await });
+        // No credit is given back, so that is all that has room.
+        assert_eq!(sink.recv.data().await.unwrap().unwrap().len(), 10);
+        cut.notify_one();
+        let relayed = tokio::time::timeout(Duration::from_secs(20), relayed);
+        relayed.await.expect("an end").unwrap().unwrap();
+        assert!(sink.recv.data().await.is_none());
+        let trailers = sink.recv.trailers().await.unwrap().unwrap();
+        assert_eq!(trailers["grpc-status"], "13");
+    }
 }
 
 #[tokio::test]
@@ -292,4 +304,52 @@ async fn a_cut_that_cannot_be_told_in_grpc_web_is_an_error_of_the_stream() {
         matches!(error, RelayError::Source(BodyError::Cut)),
         "{error:?}"
     );
+}
+
+#[tokio::test]
+async fn the_status_of_a_cut_in_grpc_web_waits_for_the_end_of_a_message_and_no_longer() {
+    let message = [&[0, 0, 0, 0, 95][..], &[7; 95]].concat();
+    for encoding in [Encoding::Binary, Encoding::Text] {
+        let cut = Arc::new(Notify::new());
+        let answer = answer_cut_after(message.repeat(500).into(), &cut).await;
+        let mut body = grpc_web::from_grpc(answer, encoding).into_body();
+        let (mut sink, mut relay) = (flow(2000).await, Relay::default());
+        cut.notify_one();
+        // The client takes no more than it has given credit for until the cut
+        // is seen.
+        std::future::poll_fn(|cx| {
+            assert!(relay.poll(cx, &mut body, &mut sink.send).is_pending());
+            body.is_cut()
+                .then_some(())
+                .map_or(Poll::Pending, Poll::Ready)
+        })
+        .await;
+        let relayed = tokio::spawn(async move {
+            std::future::poll_fn(|cx| relay.poll(cx, &mut body, &mut sink.send)).await
+        });
+        let mut got = sink.recv.data().await.unwrap().unwrap().to_vec();
+        assert_eq!(got.len(), 2000);
+        let mut credit = 2000;
+        loop {
+            let _ = sink.recv.flow_control().release_capacity(credit);
+            let Some(data) = sink.recv.data().await else {
+                break;
+            };
+            let data = data.unwrap();
+            credit = data.len();
+            got.extend_from_slice(&data);
+        }
+        relayed.await.unwrap().unwrap();
+        if encoding == Encoding::Text {
+            let groups = got.chunks(4).map(|group| STANDARD.decode(group).unwrap());
+            got = groups.flatten().collect();
+        }
+        assert!(got.len() < 4000, "{} bytes were sent", got.len());
+        let mut rest = &got[..];
+        while let Some(after) = rest.strip_prefix(&message[..]) {
+            rest = after;
+        }
+        assert_eq!(rest[0], 0x80);
+        assert!(rest.windows(15).any(|text| text == b"grpc-status: 13"));
+    }
 }

@@ -218,3 +218,58 @@ fn a_message_is_percent_encoded_in_grpc_and_reads_back() {
         .unwrap();
     assert_eq!(decoded, text);
 }
+
+/// A refusal by a limit of 5 per minute, asked for with `wait` to go.
+fn over_limit(wait: Duration) -> Reply {
+    let text = "[[limits.rates]]\nname = 'r'\nper = ['subject']\nrate = 5\nperiod = '1m'";
+    let meter = &crate::test_util::config(text).limits.rates[0].meter;
+    let limit = OverLimit {
+        subject: "subject".into(),
+        description: "limit \"r\"".into(),
+        quota: Quota::new(meter, 0),
+    };
+    Reply::over_limit(limit, wait)
+}
+
+#[test]
+fn a_refusal_by_a_limit_says_which_and_for_how_long_in_grpc() {
+    for dialect in [Dialect::Grpc, Dialect::Web(Encoding::Binary)] {
+        let reply = over_limit(Duration::from_millis(1234));
+        let details = match dialect {
+            Dialect::Grpc => details(reply.render(dialect).headers()),
+            _ => details(&reply.trailers()),
+        };
+        assert_eq!(
+            details.retry_info().unwrap().retry_delay,
+            Some(Duration::from_millis(1234))
+        );
+        let violation = &details.quota_failure().unwrap().violations[0];
+        assert_eq!(
+            (&*violation.subject, &*violation.description),
+            ("subject", "limit \"r\"")
+        );
+        assert_eq!(details.error_info().unwrap().reason, "RATE_LIMITED");
+    }
+}
+
+#[test]
+fn a_refusal_by_a_limit_says_when_to_come_again_in_http_headers() {
+    let response = over_limit(Duration::from_millis(1234)).render(Dialect::Http);
+    assert_eq!(response.status(), 429);
+    for (name, value) in [
+        ("retry-after", "2"),
+        ("ratelimit-limit", "5"),
+        ("ratelimit-remaining", "0"),
+        ("ratelimit-reset", "60"),
+        ("ratelimit-policy", "5;w=60;burst=5"),
+    ] {
+        assert_eq!(response.headers()[name], value, "{name}");
+    }
+}
+
+#[test]
+fn a_refusal_by_a_limit_never_says_to_come_again_at_once() {
+    let reply = over_limit(Duration::ZERO);
+    assert!(reply.retry_after.unwrap() > Duration::ZERO);
+    assert_eq!(reply.render(Dialect::Http).headers()["retry-after"], "1");
+}

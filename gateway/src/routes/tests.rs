@@ -288,3 +288,21 @@ proptest::proptest! {
 
 static PACKAGE: std::sync::LazyLock<RouteTable> =
     std::sync::LazyLock::new(|| table(&route("/a.*", "public = true")));
+
+#[test]
+fn a_rate_that_names_no_route_is_named_by_its_key() {
+    let rules = format!("{UPSTREAM}{}{}", route("/a.b.S/*", ""), route("/c.*", ""));
+    let rate = "[[limits.rates]]\nname = 'r'\nper = []\nrate = 1\nroutes = ";
+    let right = "['/a.b.S/*', '/a.b.S/M', '/a.*', '/c.d.S/*', '/c.*', '/events']";
+    for (patterns, wrong) in [
+        (right, &[][..]),
+        ("['/grpc.health.v1.Health/Check']", &[]),
+        ("['/a.b.S/*', '/a.b.Z/*', '/a.b.T/M']", &[1, 2]),
+        ("['/d.*']", &[0]),
+    ] {
+        let config = config(&format!("{rules}{rate}{patterns}\n"));
+        let found = RouteTable::new(&config, &built_in()).uncovering(&config.limits);
+        let keys = wrong.iter().map(|j| format!("limits.rates[0].routes[{j}]"));
+        assert_eq!(found, keys.collect::<Vec<_>>(), "{patterns}");
+    }
+}

@@ -1,32 +1,36 @@
 //! What operators read must be what callers got.
 
-use std::net::Ipv4Addr;
-
 use futures_util::FutureExt as _;
 use http::HeaderValue;
 use prost_reflect::DescriptorPool;
 
 use super::*;
 use crate::body::{Body, Kind};
+use crate::calls::OpenCalls;
 use crate::reply::{Dialect, Reply};
 use crate::routes::RouteTable;
-use crate::test_util::{config, drain, status};
+use crate::test_util::{client, config, drain, status};
 
 fn record(telemetry: &Arc<Telemetry>, protocol: Protocol) -> Box<CallRecord> {
+    listed(telemetry, &OpenCalls::new(1), protocol)
+}
+
+fn listed(
+    telemetry: &Arc<Telemetry>,
+    calls: &Arc<OpenCalls>,
+    protocol: Protocol,
+) -> Box<CallRecord> {
     let route = RouteTable::new(&config(""), &DescriptorPool::new()).unknown;
     let path = http::uri::PathAndQuery::from_static("/a.S/M?secret=1");
     CallRecord::begin(
         telemetry,
-        protocol,
-        (Ipv4Addr::LOCALHOST, 1).into(),
-        path,
-        route,
+        calls.open((0, 1), protocol, client(), path, route),
     )
 }
 
 /// The calls that the metrics count, as `code count`.
 fn counted(telemetry: &Telemetry) -> Vec<String> {
-    let text = telemetry.encode(None).unwrap();
+    let text = telemetry.encode(0, None).unwrap();
     let calls = text
         .lines()
         .filter_map(|line| line.strip_prefix("intellirouter_calls_total{"));
@@ -52,7 +56,7 @@ fn message(bytes: &'static [u8]) -> Frame<Bytes> {
 
 #[test]
 fn a_record_that_is_dropped_before_an_end_counts_as_cancelled() {
-    let telemetry = Telemetry::new(false);
+    let telemetry = Telemetry::new(false, Tracing::off());
     let mut record = record(&telemetry, Protocol::Grpc);
     record.see(&message(b"one"));
     drop(record);
@@ -61,7 +65,7 @@ fn a_record_that_is_dropped_before_an_end_counts_as_cancelled() {
 
 #[test]
 fn a_call_that_is_dropped_after_its_headers_said_ok_still_counts_as_cancelled() {
-    let telemetry = Telemetry::new(false);
+    let telemetry = Telemetry::new(false, Tracing::off());
     let mut record = record(&telemetry, Protocol::Http);
     record.http_status(http::StatusCode::OK);
     drop(record);
@@ -70,7 +74,7 @@ fn a_call_that_is_dropped_after_its_headers_said_ok_still_counts_as_cancelled() 
 
 #[test]
 fn the_trailers_decide_and_what_comes_after_changes_nothing() {
-    let telemetry = Telemetry::new(false);
+    let telemetry = Telemetry::new(false, Tracing::off());
     for (code, name) in [
         ("0", "OK"),
         ("5", "NOT_FOUND"),
@@ -89,7 +93,7 @@ fn the_trailers_decide_and_what_comes_after_changes_nothing() {
 
 #[test]
 fn a_trailers_only_answer_counts_by_its_header() {
-    let telemetry = Telemetry::new(false);
+    let telemetry = Telemetry::new(false, Tracing::off());
     let mut record = record(&telemetry, Protocol::Grpc);
     record.see_headers(&status("7"));
     let body = Body::empty().recorded(record);
@@ -100,7 +104,7 @@ fn a_trailers_only_answer_counts_by_its_header() {
 
 #[test]
 fn a_stream_that_ends_without_a_status_is_no_success() {
-    let telemetry = Telemetry::new(false);
+    let telemetry = Telemetry::new(false, Tracing::off());
     let stream = http_body_util::Full::new(Bytes::from_static(b"one"));
     let body = Body::new(Kind::Local(tonic::body::Body::new(stream)));
     let mut body = body.recorded(record(&telemetry, Protocol::Grpc));
@@ -110,7 +114,7 @@ fn a_stream_that_ends_without_a_status_is_no_success() {
 
 #[test]
 fn a_body_that_fails_counts_as_unavailable() {
-    let telemetry = Telemetry::new(false);
+    let telemetry = Telemetry::new(false, Tracing::off());
     let broken = futures_util::stream::iter([Err::<Frame<Bytes>, _>(tonic::Status::internal("x"))]);
     let stream = tonic::body::Body::new(http_body_util::StreamBody::new(broken));
     let mut body = Body::new(Kind::Local(stream)).recorded(record(&telemetry, Protocol::Grpc));
@@ -122,7 +126,7 @@ fn a_body_that_fails_counts_as_unavailable() {
 fn a_refusal_counts_with_its_code_and_its_reason_in_each_dialect() {
     use crate::layers::grpc_web::Encoding;
     for dialect in [Dialect::Grpc, Dialect::Web(Encoding::Text), Dialect::Http] {
-        let telemetry = Telemetry::new(false);
+        let telemetry = Telemetry::new(false, Tracing::off());
         let mut record = record(&telemetry, Protocol::Grpc);
         let reply = Reply::denied("role_missing", "no");
         record.refused(&reply);
@@ -130,9 +134,11 @@ fn a_refusal_counts_with_its_code_and_its_reason_in_each_dialect() {
         drain(&mut body).now_or_never().unwrap();
         drop(body);
         assert_eq!(counted(&telemetry), ["PERMISSION_DENIED 1"], "{dialect:?}");
-        let text = telemetry.encode(None).unwrap();
+        let text = telemetry.encode(0, None).unwrap();
         assert!(
-            text.contains("intellirouter_refusals_total{reason=\"role_missing\"} 1"),
+            text.contains(
+                "refusals_total{route=\"unknown\",protocol=\"grpc\",reason=\"role_missing\"} 1"
+            ),
             "{text}"
         );
     }
@@ -140,25 +146,21 @@ fn a_refusal_counts_with_its_code_and_its_reason_in_each_dialect() {
 
 #[test]
 fn open_calls_are_counted_to_their_last_byte() {
-    let telemetry = Telemetry::new(false);
-    let open = || telemetry.open_calls.load(Ordering::Relaxed);
-    let mut first = record(&telemetry, Protocol::Grpc);
-    let second = Body::full("x").recorded(record(&telemetry, Protocol::Http));
-    assert_eq!(open(), 2);
-    assert!(
-        telemetry
-            .encode(None)
-            .unwrap()
-            .contains("intellirouter_open_calls 2")
-    );
+    let telemetry = Telemetry::new(false, Tracing::off());
+    let calls = OpenCalls::new(1);
+    let mut first = listed(&telemetry, &calls, Protocol::Grpc);
+    let second = Body::full("x").recorded(listed(&telemetry, &calls, Protocol::Http));
+    assert_eq!(calls.count(), 2);
+    let text = telemetry.encode(calls.count(), None).unwrap();
+    assert!(text.contains("intellirouter_open_calls 2"));
     first.see(&Frame::trailers(status("0")));
     drop((first, second));
-    assert_eq!(open(), 0);
+    assert_eq!(calls.count(), 0);
 }
 
 #[test]
 fn no_label_of_a_metric_comes_from_the_caller() {
-    let telemetry = Telemetry::new(false);
+    let telemetry = Telemetry::new(false, Tracing::off());
     let mut record = record(&telemetry, Protocol::GrpcWeb);
     let hostile = HeaderMap::from_iter([(
         http::HeaderName::from_static("grpc-status"),
@@ -166,7 +168,7 @@ fn no_label_of_a_metric_comes_from_the_caller() {
     )]);
     record.see(&Frame::trailers(hostile));
     drop(record);
-    let text = telemetry.encode(None).unwrap();
+    let text = telemetry.encode(0, None).unwrap();
     assert!(
         !text.contains("a.S") && !text.contains("secret") && !text.contains("0\\\""),
         "{text}"

@@ -1,13 +1,24 @@
 //! Against backends on the loopback that answer as they should not.
 
+mod resets;
+
 use std::sync::Arc;
 
 use h2::RecvStream;
 use h2::server::SendResponse;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::test_util::{backend, config, drain, grpc_head, send_all, status};
+use crate::test_util::{backend, call_record, config, drain, grpc_head, send_all, status};
+
+async fn call(
+    pool: &Arc<Pool>,
+    request: Request<Body>,
+    timeout: Option<Duration>,
+) -> Result<Response<Body>, Reply> {
+    super::call(pool, request, timeout, &mut call_record()).await
+}
 
 async fn pool<F, R>(handler: F) -> std::sync::Arc<Pool>
 where
@@ -22,7 +33,7 @@ fn pool_at(endpoints: &str) -> std::sync::Arc<Pool> {
     let config = config(&format!(
         "[[upstreams]]\nname = 'b'\nendpoints = [{endpoints}]\n"
     ));
-    Pool::new(Arc::new(Upstream::new(&config.upstreams[0]).unwrap()))
+    Pool::new(Upstream::open(&config.upstreams[0], None, &Gauge::default()).unwrap())
 }
 
 /// The refusal that a call to such a backend gets.
@@ -347,4 +358,49 @@ async fn both_directions_flow_at_the_same_time() {
     let (bytes, trailers, _) = drain(&mut response.into_body()).await;
     assert_eq!(bytes.len(), 4 << 20);
     assert_eq!(trailers.unwrap()["grpc-status"], "0");
+}
+
+/// Calls share a connection, and h2 would close it for what one does not take.
+#[tokio::test]
+async fn tiny_frames_that_nobody_takes_cost_other_calls_nothing() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let pool = pool(
+        move |request: Request<RecvStream>, mut respond: SendResponse<Bytes>| {
+            let tell = tell.clone();
+            async move {
+                let mut send = respond.send_response(grpc_head(), false).unwrap();
+                if request.uri().path() == "/unread" {
+                    // As many as the stream's window takes.
+                    for _ in 0..128 * 1024 {
+                        send_all(&mut send, Bytes::from_static(b"x")).await;
+                    }
+                    let _ = tell.send(());
+                    send_all(&mut send, Bytes::from_static(&[0; 4096])).await;
+                    let _ = std::future::poll_fn(|cx| send.poll_reset(cx)).await;
+                } else {
+                    let _ = send.send_trailers(status("0"));
+                }
+            }
+        },
+    )
+    .await;
+    let mut unread = Vec::new();
+    for _ in 0..3 {
+        let request = Request::builder().uri("/unread").body(Body::empty());
+        unread.push(call(&pool, request.unwrap(), None).await.unwrap());
+        told.recv().await.unwrap();
+    }
+    assert_eq!(answered(&pool).await.1, "0");
+    // They live: what each was sent is still to be had, and more.
+    for response in unread {
+        let mut body = response.into_body();
+        let mut got = 0;
+        while got < 130 * 1024 {
+            let frame = std::future::poll_fn(|cx| {
+                body.release(usize::MAX);
+                body.poll_next(cx)
+            });
+            got += frame.await.unwrap().unwrap().into_data().unwrap().len();
+        }
+    }
 }

@@ -131,7 +131,7 @@ pub(super) fn invalid(message: String) -> IpcError {
 
 /// The input as a message may show it: quoted, control characters escaped, at most 96 characters,
 /// so that a hostile name can neither forge a log line nor fill one.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let mut cut: String = text.chars().take(96).collect();
     if cut.len() < text.len() {
         cut.push('…');

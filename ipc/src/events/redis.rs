@@ -16,17 +16,17 @@
 //! up; beyond it a publish is refused at once. The process holds up to three copies of each.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use self::dial::Dialer;
 use self::health::{Health, Link};
 use self::publisher::{Publisher, PublisherLink};
 use self::tail::{Counters, TailLink};
-use super::channel::ChannelName;
+use super::channel::{ChannelName, invalid};
 use super::idempotency::check_key;
 use super::log::{EventLog, PublishError, Published, StoreStatus, SubscribeError};
 use super::pattern::ChannelPattern;
@@ -34,9 +34,9 @@ use super::position::Position;
 use super::ring::{Ids, Ring};
 use super::settings::LogSettings;
 use super::subscription::LogSubscription;
+use crate::RedisDialer;
 use crate::error::IpcResult;
 
-mod dial;
 mod health;
 mod keep;
 mod publisher;
@@ -52,6 +52,16 @@ pub struct RedisLog {
     _links: JoinSet<()>,
 }
 
+/// What a file of authorities holds.
+fn read(file: &Path) -> IpcResult<Vec<u8>> {
+    std::fs::read(file).map_err(|error| {
+        let file = file.display();
+        invalid(format!(
+            "event store: can't read the authorities in {file}: {error}"
+        ))
+    })
+}
+
 impl RedisLog {
     /// Starts to follow the Redis at `url`, on the runtime of the caller.
     ///
@@ -63,8 +73,11 @@ impl RedisLog {
     /// the file of authorities are not valid. The message never holds a credential.
     pub async fn connect(url: &str, settings: LogSettings) -> IpcResult<Self> {
         settings.validate()?;
-        let dialer = Arc::new(Dialer::new(url, settings.ca_file.as_deref())?);
-        let health = Arc::new(Health::new(dialer.address()));
+        let authorities = settings.ca_file.as_deref().map(read).transpose()?;
+        let dialer = RedisDialer::new(url, authorities)
+            .map_err(|error| invalid(format!("event store: {error}")))?;
+        let dialer = Arc::new(dialer);
+        let health = Arc::new(Health::new(dialer.address().to_owned()));
         let publisher = Publisher::new(settings.publish_timeout);
         let pauses = keep::Backoff::new(&settings);
         let ring = Arc::new(Ring::new(settings, Ids::Shared));

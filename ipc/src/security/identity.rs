@@ -14,6 +14,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
+use serde::Serialize;
 
 use super::verifier::{
     Algorithm, Claims, KeyError, TokenError, TokenVerifier, VerificationKey, VerifierSettings,
@@ -73,6 +74,19 @@ impl IdentitySigner {
         audience: &str,
         now: SystemTime,
     ) -> IpcResult<String> {
+        self.sign_from(None, subject, roles, audience, now)
+    }
+
+    /// As [`Self::sign`], for callers of several issuers: it says too which of them named this one,
+    /// so that a backend can tell two callers of the same name apart.
+    pub fn sign_from(
+        &self,
+        origin: Option<&str>,
+        subject: &str,
+        roles: &[String],
+        audience: &str,
+        now: SystemTime,
+    ) -> IpcResult<String> {
         if subject.is_empty() || audience.is_empty() {
             return Err(IpcError::InvalidArgument(
                 "an identity needs a subject and an audience".into(),
@@ -87,6 +101,7 @@ impl IdentitySigner {
             iat,
             roles: roles.to_vec(),
         };
+        let claims = IdentityClaims { claims, origin };
         encode_claims(&self.header, &claims, |message| {
             let signature = self
                 .key
@@ -95,6 +110,15 @@ impl IdentitySigner {
             Ok(signature.as_ref().to_vec())
         })
     }
+}
+
+#[derive(Serialize)]
+struct IdentityClaims<'o> {
+    #[serde(flatten)]
+    claims: Claims,
+    // Named as `ORIGIN_CLAIM`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<&'o str>,
 }
 
 impl fmt::Debug for IdentitySigner {
@@ -130,6 +154,14 @@ impl IdentityVerifier {
     /// Whom the gateway vouches for.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         self.verifier.verify(token)
+    }
+
+    /// As [`Self::verify`], with the issuer that the gateway had the caller from. The gateway says it
+    /// where callers come from more than one; `sub` alone then names nobody.
+    pub fn verify_with_origin(&self, token: &str) -> Result<(Claims, Option<String>), TokenError> {
+        let (claims, raw) = self.verifier.verify_raw(token, SystemTime::now())?;
+        let origin = raw.origin()?.map(str::to_owned);
+        Ok((claims, origin))
     }
 
     pub(super) fn verifier(&self) -> &TokenVerifier {
@@ -197,6 +229,27 @@ mod tests {
             memory.verify_at(&token, now + Duration::from_secs(70)),
             Err(TokenError::Expired)
         );
+    }
+
+    #[test]
+    fn where_callers_come_from_several_issuers_a_backend_learns_from_which() {
+        let pair = p256_pair();
+        let signer = signer(&pair.private);
+        let public = pair.public.as_bytes();
+        let verifier = IdentityVerifier::from_public_pem(public, "gw", "memory").unwrap();
+        for origin in [None, Some("https://issuer.example")] {
+            let now = SystemTime::now();
+            let token = signer
+                .sign_from(origin, "alice", &[], "memory", now)
+                .unwrap();
+            let (claims, found) = verifier.verify_with_origin(&token).unwrap();
+            assert_eq!((claims.sub.as_str(), found.as_deref()), ("alice", origin));
+            assert_eq!(
+                verifier.verify(&token),
+                Ok(claims),
+                "who does not ask is not disturbed"
+            );
+        }
     }
 
     #[test]

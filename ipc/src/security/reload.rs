@@ -22,7 +22,8 @@ use arc_swap::ArcSwap;
 use rustls::{ClientConfig, ServerConfig};
 
 use super::tls::{
-    TlsFiles, TlsPaths, client_from, client_paths, protocols, server_from, server_paths,
+    Build, ClientCertificates, TlsPaths, client_from, client_paths, protocols, server_builder,
+    server_paths,
 };
 use crate::error::{IpcError, IpcResult};
 
@@ -33,7 +34,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 pub struct TlsReload<C> {
     paths: TlsPaths,
     alpn: Vec<Vec<u8>>,
-    build: fn(&TlsFiles, &[Vec<u8>]) -> IpcResult<C>,
+    build: Build<C>,
     current: ArcSwap<C>,
     // Held only by threads that may block.
     seen: Mutex<Seen>,
@@ -70,10 +71,11 @@ impl TlsReload<ServerConfig> {
     pub fn server(
         cert: &Path,
         key: &Path,
-        client_ca: Option<&Path>,
+        clients: ClientCertificates<'_>,
         alpn: &[&[u8]],
     ) -> IpcResult<Self> {
-        Self::open(server_paths(cert, key, client_ca), alpn, server_from)
+        let paths = server_paths(cert, key, clients);
+        Self::open(paths, alpn, server_builder(clients))
     }
 }
 
@@ -89,11 +91,7 @@ impl TlsReload<ClientConfig> {
 }
 
 impl<C: Send + Sync + 'static> TlsReload<C> {
-    fn open(
-        paths: TlsPaths,
-        alpn: &[&[u8]],
-        build: fn(&TlsFiles, &[Vec<u8>]) -> IpcResult<C>,
-    ) -> IpcResult<Self> {
+    fn open(paths: TlsPaths, alpn: &[&[u8]], build: Build<C>) -> IpcResult<Self> {
         let files = paths.read()?;
         let alpn = protocols(alpn);
         Ok(Self {

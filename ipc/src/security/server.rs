@@ -56,7 +56,7 @@ pub use router::{BoundServer, GrpcService, SecureRouter};
 use super::identity::IdentityVerifier;
 use super::jwt::JwtAuthenticator;
 use super::reload::TlsReload;
-use super::tls::{ALPN_GRPC, TlsConfig};
+use super::tls::{ALPN_GRPC, ClientCertificates, TlsConfig};
 use crate::error::{IpcError, IpcResult};
 use guard::Guard;
 use router::Tls;
@@ -227,8 +227,8 @@ impl SecureGrpcServerBuilder {
                 "reload_tls_every({every:?}): expected at least {RELOAD_AT_LEAST:?}"
             )));
         }
-        let client_ca = Some(tls.ca_cert_path.as_path());
-        let files = TlsReload::server(&tls.cert_path, &tls.key_path, client_ca, ALPN_GRPC)?;
+        let clients = ClientCertificates::Required(&tls.ca_cert_path);
+        let files = TlsReload::server(&tls.cert_path, &tls.key_path, clients, ALPN_GRPC)?;
         Ok(Some(Tls {
             files: Arc::new(files),
             every,

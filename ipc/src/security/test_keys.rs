@@ -23,6 +23,10 @@ pub(super) fn p384_pair() -> PemPair {
     pair(&rcgen::PKCS_ECDSA_P384_SHA384)
 }
 
+pub(super) fn p521_pair() -> PemPair {
+    pair(&rcgen::PKCS_ECDSA_P521_SHA512)
+}
+
 pub(super) fn ed25519_pair() -> PemPair {
     pair(&rcgen::PKCS_ED25519)
 }

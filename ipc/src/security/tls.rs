@@ -9,6 +9,7 @@
 //! that is missing or holds something else, a key that does not belong to its certificate, a CA file
 //! without a certificate. Limits: 1 MiB per file.
 
+mod clients;
 mod files;
 
 use std::path::{Path, PathBuf};
@@ -16,13 +17,14 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{ClientCertVerifierBuilder, NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::ServerName;
 
 use crate::error::{IpcError, IpcResult};
 
+pub use clients::{ClientCertificates, ClientVerifier};
 pub(super) use files::{TlsFiles, TlsPaths};
 
 /// gRPC is HTTP/2 only.
@@ -65,25 +67,22 @@ impl TlsConfig {
 
     /// For a server: every client must show a certificate of the CA.
     pub fn load_server_config(&self) -> IpcResult<ServerConfig> {
-        server_from(&self.paths().read()?, &protocols(ALPN_GRPC))
+        required_from(&self.paths().read()?, &protocols(ALPN_GRPC))
     }
 }
 
-/// A config for accepting connections. With `client_ca`, clients without a certificate that leads
-/// there are refused; without, nobody is asked for one.
+/// A config for accepting connections; `clients` says whether they must show a certificate.
 ///
 /// Sessions are resumed from tickets that the client keeps, one per handshake, so that an idle or
 /// gone client holds no memory here.
 pub fn server_config(
     cert: &Path,
     key: &Path,
-    client_ca: Option<&Path>,
+    clients: ClientCertificates<'_>,
     alpn: &[&[u8]],
 ) -> IpcResult<ServerConfig> {
-    server_from(
-        &server_paths(cert, key, client_ca).read()?,
-        &protocols(alpn),
-    )
+    let files = server_paths(cert, key, clients).read()?;
+    server_builder(clients)(&files, &protocols(alpn))
 }
 
 /// A config for making connections: servers must lead to `ca`; `identity` is the certificate and key
@@ -98,10 +97,10 @@ pub fn client_config(
     client_from(&client_paths(ca, identity).read()?, &protocols(alpn))
 }
 
-pub(super) fn server_paths(cert: &Path, key: &Path, client_ca: Option<&Path>) -> TlsPaths {
+pub(super) fn server_paths(cert: &Path, key: &Path, clients: ClientCertificates<'_>) -> TlsPaths {
     TlsPaths {
         identity: Some((cert.to_owned(), key.to_owned())),
-        ca: client_ca.map(Path::to_owned),
+        ca: clients.ca().map(Path::to_owned),
     }
 }
 
@@ -116,7 +115,34 @@ pub(super) fn protocols(alpn: &[&[u8]]) -> Vec<Vec<u8>> {
     alpn.iter().map(|name| name.to_vec()).collect()
 }
 
-pub(super) fn server_from(files: &TlsFiles, alpn: &[Vec<u8>]) -> IpcResult<ServerConfig> {
+/// From files that were read to the config that they are for.
+pub(super) type Build<C> = fn(&TlsFiles, &[Vec<u8>]) -> IpcResult<C>;
+
+pub(super) fn server_builder(clients: ClientCertificates<'_>) -> Build<ServerConfig> {
+    match clients {
+        ClientCertificates::Optional(_) => optional_from,
+        // Without a CA among the files nobody is asked.
+        ClientCertificates::Required(_) | ClientCertificates::Ignored => required_from,
+    }
+}
+
+fn required_from(files: &TlsFiles, alpn: &[Vec<u8>]) -> IpcResult<ServerConfig> {
+    server_from(files, alpn, |clients| clients)
+}
+
+fn optional_from(files: &TlsFiles, alpn: &[Vec<u8>]) -> IpcResult<ServerConfig> {
+    server_from(
+        files,
+        alpn,
+        ClientCertVerifierBuilder::allow_unauthenticated,
+    )
+}
+
+fn server_from(
+    files: &TlsFiles,
+    alpn: &[Vec<u8>],
+    demand: fn(ClientCertVerifierBuilder) -> ClientCertVerifierBuilder,
+) -> IpcResult<ServerConfig> {
     let provider = provider();
     let identity = files.identity(&provider)?.ok_or_else(|| {
         IpcError::Security("a certificate and its key are needed to serve over TLS".into())
@@ -124,8 +150,9 @@ pub(super) fn server_from(files: &TlsFiles, alpn: &[Vec<u8>]) -> IpcResult<Serve
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(internal)?;
-    let clients = files
-        .verifier(|roots| WebPkiClientVerifier::builder_with_provider(roots, provider).build())?;
+    let clients = files.verifier(|roots| {
+        demand(WebPkiClientVerifier::builder_with_provider(roots, provider)).build()
+    })?;
     let builder = match clients {
         None => builder.with_no_client_auth(),
         Some(verifier) => builder.with_client_cert_verifier(verifier),

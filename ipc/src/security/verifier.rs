@@ -11,26 +11,35 @@
 //! and not by a JWT library, because the order of the checks and the refusals below are the point;
 //! all cryptography is aws-lc-rs, with keys parsed once, when they are loaded.
 //!
-//! Limits: token 8 KiB, 32 keys, leeway 300 s. Failure: a [`TokenError`], whose text may be shown to
-//! the caller.
+//! Limits: token 8 KiB, 32 keys, or 64 in a JWK set, leeway 300 s, 256 roles of 256 bytes. Failure: a
+//! [`TokenError`], whose text may be shown to the caller.
 
 mod algorithm;
 mod claims;
 mod error;
+mod json;
+mod jwk;
 mod jws;
 mod key;
+mod key_set;
+mod rules;
 
 use std::time::{Duration, SystemTime};
 
 pub use algorithm::{Algorithm, UnknownAlgorithm};
-pub use claims::Claims;
+pub(in crate::security) use claims::RawClaims;
+pub use claims::{Claims, MAX_ROLE_BYTES, MAX_ROLES};
 pub use error::{KeyError, TokenError};
+pub use jwk::{JwkSet, MAX_JWK_SET_BYTES, MAX_JWK_SET_KEYS, SkippedKey};
+pub(in crate::security) use jws::Jws;
 pub(crate) use jws::{encode_claims, encode_header, unix_seconds};
 pub use key::VerificationKey;
-pub(in crate::security) use key::hmac_key;
+pub(in crate::security) use key::{KeyId, hmac_key};
+pub(in crate::security) use key_set::{KeySet, check_keys, signer};
+pub use rules::{ClaimPath, Expected, MAX_AUDIENCES, MAX_REQUIRED_CLAIMS, TokenRules};
 
-use claims::RawClaims;
-use jws::Jws;
+/// In an identity token of the gateway: where it had the caller from.
+pub(in crate::security) const ORIGIN_CLAIM: &str = "origin";
 
 /// The longest token that is looked at, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
@@ -53,56 +62,23 @@ pub struct VerifierSettings {
     pub leeway: Duration,
 }
 
-impl VerifierSettings {
-    // RFC 7519, 4.1.4: not accepted on or after `exp`.
-    fn has_time_left(&self, exp: u64, now: u64) -> bool {
-        now < exp.saturating_add(self.leeway.as_secs())
-    }
-}
-
 /// Verifies tokens of one issuer for one audience.
 #[derive(Debug)]
 pub struct TokenVerifier {
-    settings: VerifierSettings,
-    keys: Vec<VerificationKey>,
-    // Whether `kid` chooses: only if somebody named the keys.
-    any_kid: bool,
+    rules: TokenRules,
+    keys: KeySet,
 }
 
 impl TokenVerifier {
     /// Fails on settings that could never accept a token or would accept too much: an empty issuer
     /// or audience, too much leeway, no key, too many keys, or two keys that nothing tells apart.
     pub fn new(settings: VerifierSettings, keys: Vec<VerificationKey>) -> Result<Self, KeyError> {
-        if settings.issuer.is_empty() {
-            return Err(KeyError::EmptyIssuer);
-        }
-        if settings.audience.is_empty() {
-            return Err(KeyError::EmptyAudience);
-        }
-        if settings.leeway > MAX_LEEWAY {
-            return Err(KeyError::Leeway(settings.leeway));
-        }
-        if keys.is_empty() {
-            return Err(KeyError::NoKeys);
-        }
-        if keys.len() > MAX_KEYS {
-            return Err(KeyError::TooManyKeys(keys.len()));
-        }
-        for (i, key) in keys.iter().enumerate() {
-            let same = |other: &VerificationKey| {
-                other.kid() == key.kid() && other.algorithm() == key.algorithm()
-            };
-            if let Some(kid) = key.kid()
-                && keys[..i].iter().any(same)
-            {
-                return Err(KeyError::DuplicateKid(kid.to_owned(), key.algorithm()));
-            }
-        }
-        let any_kid = keys.iter().any(|key| key.kid().is_some());
+        let rules = TokenRules::from(settings);
+        rules.check()?;
+        check_keys(&keys)?;
         Ok(Self {
-            settings,
-            keys,
-            any_kid,
+            rules,
+            keys: KeySet::new(keys),
         })
     }
 
@@ -113,42 +89,27 @@ impl TokenVerifier {
 
     /// Checks a token as of `now`.
     pub fn verify_at(&self, token: &str, now: SystemTime) -> Result<Claims, TokenError> {
-        // Before any parsing, so that a huge token costs nothing.
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(TokenError::TooLarge);
-        }
+        self.verify_raw(token, now).map(|(claims, _)| claims)
+    }
+
+    /// As [`Self::verify_at`], with all that the token says.
+    pub(in crate::security) fn verify_raw(
+        &self,
+        token: &str,
+        now: SystemTime,
+    ) -> Result<(Claims, RawClaims), TokenError> {
         let jws = Jws::parse(token)?;
-        self.check_signature(&jws)?;
+        signer(&[&self.keys], &jws)?;
         // Only now: claims of an unsigned token mean nothing, and must not choose the answer.
-        RawClaims::parse(&jws.payload)?.check(&self.settings, unix_seconds(now))
+        let raw = RawClaims::parse(&jws.payload)?;
+        let claims = raw.check(&self.rules, unix_seconds(now))?;
+        Ok((claims, raw))
     }
 
     /// Whether a token with this `exp`, once verified, has not expired by `now`. For a caller that
     /// remembers claims, so that it counts time as `verify` does.
     pub fn is_current(&self, exp: u64, now: SystemTime) -> bool {
-        self.settings.has_time_left(exp, unix_seconds(now))
-    }
-
-    fn check_signature(&self, jws: &Jws<'_>) -> Result<(), TokenError> {
-        let algorithm = Algorithm::from_name(&jws.header.alg).ok_or(TokenError::Algorithm)?;
-        let named = jws.header.kid.as_deref().filter(|_| self.any_kid);
-        let is_meant = |key: &&VerificationKey| named.is_none_or(|kid| key.kid() == Some(kid));
-
-        let mut candidates = self.keys.iter().filter(is_meant).peekable();
-        if candidates.peek().is_none() {
-            return Err(TokenError::UnknownKey);
-        }
-        let mut candidates = candidates
-            .filter(|key| key.algorithm() == algorithm)
-            .peekable();
-        if candidates.peek().is_none() {
-            return Err(TokenError::Algorithm);
-        }
-        if candidates.any(|key| key.verifies(jws.signed, &jws.signature)) {
-            Ok(())
-        } else {
-            Err(TokenError::Signature)
-        }
+        self.rules.has_time_left(exp, unix_seconds(now))
     }
 }
 

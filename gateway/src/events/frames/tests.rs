@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::super::stream::End;
 use super::*;
+use crate::calls::Cut;
 
 const SSE: Format = Format {
     ndjson: false,
@@ -322,16 +323,16 @@ fn controls() -> Vec<(Signal, &'static str, Option<&'static str>, Value)> {
             json!({"from": "7-1", "to": "7-42", "reason": "store_lost_data"}),
         ),
         (
-            Signal::End(End::Draining),
+            Signal::End(End::Cut(Cut::Draining)),
             "ir.error",
             None,
-            end(End::Draining),
+            end(End::Cut(Cut::Draining)),
         ),
         (
-            Signal::End(End::TokenExpired),
+            Signal::End(End::Cut(Cut::TokenExpired)),
             "ir.error",
             None,
-            end(End::TokenExpired),
+            end(End::Cut(Cut::TokenExpired)),
         ),
         (Signal::End(End::Slow), "ir.error", None, end(End::Slow)),
     ]
@@ -352,6 +353,7 @@ fn control_events_are_one_event_each_with_their_position_as_id() {
         let line: Value = serde_json::from_slice(&NDJSON.encode(&signal)).unwrap();
         assert_eq!((&line["event"], &line["data"]), (&json!(name), &data));
         assert_eq!(line.get("id"), id.map(|id| json!(id)).as_ref());
+        assert_eq!(line["retry"].is_u64(), seen.retry.is_some());
     }
 }
 

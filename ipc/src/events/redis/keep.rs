@@ -17,9 +17,12 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use super::dial::{CONNECT_LIMIT, Dialer};
 use super::health::{Health, Link};
+use crate::RedisDialer;
 use crate::events::settings::LogSettings;
+
+/// The longest that a connection may take until it is ready to be used.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
 const PING_EVERY: Duration = Duration::from_secs(1);
 const DEAD_AFTER: Duration = Duration::from_secs(3);
@@ -32,7 +35,7 @@ pub(super) trait Purpose: Send {
     /// Connects and makes ready. `pulse` is to be told of everything that comes.
     async fn open(
         &mut self,
-        dialer: &Dialer,
+        dialer: &RedisDialer,
         pulse: &Arc<Pulse>,
     ) -> RedisResult<MultiplexedConnection>;
 
@@ -46,7 +49,7 @@ pub(super) trait Purpose: Send {
 /// Keeps the connection for `purpose`, for ever.
 pub(super) async fn alive(
     mut purpose: impl Purpose,
-    dialer: Arc<Dialer>,
+    dialer: Arc<RedisDialer>,
     health: Arc<Health>,
     mut backoff: Backoff,
 ) {

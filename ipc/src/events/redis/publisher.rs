@@ -20,9 +20,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::dial::Dialer;
 use super::health::Link;
+use super::keep::CONNECT_LIMIT;
 use super::keep::{Pulse, Purpose, is_answer};
+use crate::RedisDialer;
 use crate::events::channel::ChannelName;
 use crate::events::log::PublishError;
 use crate::events::settings::IDEMPOTENCY_WINDOW;
@@ -205,7 +206,7 @@ impl Purpose for PublisherLink {
 
     async fn open(
         &mut self,
-        dialer: &Dialer,
+        dialer: &RedisDialer,
         pulse: &Arc<Pulse>,
     ) -> RedisResult<MultiplexedConnection> {
         let pulse = Arc::clone(pulse);
@@ -214,7 +215,7 @@ impl Purpose for PublisherLink {
                 pulse.close();
             }
         };
-        dialer.dial(closed).await
+        dialer.dial(CONNECT_LIMIT, None, closed).await
     }
 
     fn opened(&mut self, connection: &MultiplexedConnection) {

@@ -14,9 +14,10 @@ use redis::aio::MultiplexedConnection;
 use redis::{PushInfo, PushKind, RedisResult, Value};
 use tracing::debug;
 
-use super::dial::Dialer;
 use super::health::Link;
+use super::keep::CONNECT_LIMIT;
 use super::keep::{Pulse, Purpose};
+use crate::RedisDialer;
 use crate::events::channel::{ChannelName, shown};
 use crate::events::log::GapReason;
 use crate::events::ring::Ring;
@@ -68,7 +69,7 @@ impl Purpose for TailLink {
 
     async fn open(
         &mut self,
-        dialer: &Dialer,
+        dialer: &RedisDialer,
         pulse: &Arc<Pulse>,
     ) -> RedisResult<MultiplexedConnection> {
         let feed = Arc::new(Feed {
@@ -79,7 +80,9 @@ impl Purpose for TailLink {
             open: Mutex::new(true),
         });
         self.feed = Some(Arc::clone(&feed));
-        let mut connection = dialer.dial(move |push| feed.take(push)).await?;
+        let mut connection = dialer
+            .dial(CONNECT_LIMIT, None, move |push| feed.take(push))
+            .await?;
         connection.psubscribe(EVERYTHING).await?;
         Ok(connection)
     }

@@ -47,7 +47,7 @@ impl Site {
 
     fn open(&self) -> TlsReload<ServerConfig> {
         let [cert, key, ca] = ["cert", "key", "ca"].map(|name| self.path(name));
-        TlsReload::server(&cert, &key, Some(&ca), &[b"h2"]).unwrap()
+        TlsReload::server(&cert, &key, ClientCertificates::Required(&ca), &[b"h2"]).unwrap()
     }
 }
 
@@ -108,7 +108,8 @@ fn a_link_that_is_swapped_is_seen() {
     }
     symlink("1", site.path("data")).unwrap();
     let data = site.path("data");
-    let reload = TlsReload::server(&data.join("cert"), &data.join("key"), None, &[b"h2"]).unwrap();
+    let (cert, key) = (data.join("cert"), data.join("key"));
+    let reload = TlsReload::server(&cert, &key, ClientCertificates::Ignored, &[b"h2"]).unwrap();
     symlink("2", site.path("new")).unwrap();
     fs::rename(site.path("new"), site.path("data")).unwrap();
     assert!(swapped(&reload, [Look::Changing, Look::Taken]));

@@ -1,6 +1,6 @@
 //! The signature algorithms that a token may use, and what each asks of its key.
 //!
-//! Left out on purpose: `none`, and ES256K and ES512, which hardly any issuer uses.
+//! Left out on purpose: `none`, and ES256K, which hardly any issuer uses.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,6 +22,7 @@ pub enum Algorithm {
     Ps512,
     Es256,
     Es384,
+    Es512,
     EdDsa,
 }
 
@@ -34,7 +35,7 @@ pub(super) enum KeyKind {
 
 impl Algorithm {
     /// All of them, in the order in which messages list them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Hs256,
         Self::Hs384,
         Self::Hs512,
@@ -46,6 +47,7 @@ impl Algorithm {
         Self::Ps512,
         Self::Es256,
         Self::Es384,
+        Self::Es512,
         Self::EdDsa,
     ];
 
@@ -63,6 +65,7 @@ impl Algorithm {
             Self::Ps512 => "PS512",
             Self::Es256 => "ES256",
             Self::Es384 => "ES384",
+            Self::Es512 => "ES512",
             Self::EdDsa => "EdDSA",
         }
     }
@@ -92,6 +95,7 @@ impl Algorithm {
             Self::Ps512 => KeyKind::Rsa(&signature::RSA_PSS_2048_8192_SHA512),
             Self::Es256 => KeyKind::Curve(&signature::ECDSA_P256_SHA256_FIXED),
             Self::Es384 => KeyKind::Curve(&signature::ECDSA_P384_SHA384_FIXED),
+            Self::Es512 => KeyKind::Curve(&signature::ECDSA_P521_SHA512_FIXED),
             Self::EdDsa => KeyKind::Curve(&signature::ED25519),
         }
     }
@@ -102,6 +106,7 @@ impl Algorithm {
             Self::Hs256 | Self::Hs384 | Self::Hs512 => "a shared secret",
             Self::Es256 => "a P-256 public key",
             Self::Es384 => "a P-384 public key",
+            Self::Es512 => "a P-521 public key",
             Self::EdDsa => "an Ed25519 public key",
             _ => "an RSA public key of 2048 to 8192 bits",
         }
@@ -118,7 +123,7 @@ impl fmt::Display for Algorithm {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "unknown algorithm {0:?}: expected HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, \
-     PS512, ES256, ES384 or EdDSA"
+     PS512, ES256, ES384, ES512 or EdDSA"
 )]
 pub struct UnknownAlgorithm(String);
 
@@ -145,7 +150,7 @@ mod tests {
 
     #[test]
     fn names_are_compared_letter_for_letter() {
-        for name in ["", "none", "None", "hs256", "HS256 ", "ES512", "EDDSA"] {
+        for name in ["", "none", "None", "hs256", "HS256 ", "ES256K", "EDDSA"] {
             assert_eq!(Algorithm::from_name(name), None, "{name:?}");
         }
     }

@@ -1,9 +1,17 @@
 //! The claims of a token: their types, and the checks that need no key (RFC 7519, 4.1).
+//!
+//! Limits: 256 roles of 256 bytes each.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{TokenError, VerifierSettings};
+use super::{TokenError, TokenRules, json};
+
+/// The most roles that a token may have.
+pub const MAX_ROLES: usize = 256;
+
+/// The longest role, in bytes.
+pub const MAX_ROLE_BYTES: usize = 256;
 
 /// What an accepted token says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,94 +43,132 @@ impl Claims {
 
 /// The claims as sent: every one may be missing, so that a missing and a malformed claim are told
 /// apart from broken JSON.
-#[derive(Deserialize)]
-pub(super) struct RawClaims {
-    sub: Option<Value>,
-    iss: Option<Value>,
-    aud: Option<Value>,
-    exp: Option<Value>,
-    nbf: Option<Value>,
-    iat: Option<Value>,
-    roles: Option<Value>,
-}
+pub(in crate::security) struct RawClaims(Map<String, Value>);
 
 impl RawClaims {
-    pub(super) fn parse(payload: &[u8]) -> Result<Self, TokenError> {
-        serde_json::from_slice(payload).map_err(|_| TokenError::Malformed)
+    pub(in crate::security) fn parse(payload: &[u8]) -> Result<Self, TokenError> {
+        json::object(payload).map(Self)
+    }
+
+    /// The issuer that the token names. Before the signature is checked it may only choose whose
+    /// keys are tried.
+    pub(in crate::security) fn issuer(&self) -> Option<&str> {
+        self.0.get("iss").and_then(Value::as_str)
+    }
+
+    /// The token's own name (`jti`), for revocation.
+    pub(in crate::security) fn token_id(&self) -> Result<Option<&str>, TokenError> {
+        self.text("jti")
+    }
+
+    /// Which issuer the gateway had the caller from, in a token of the gateway.
+    pub(in crate::security) fn origin(&self) -> Result<Option<&str>, TokenError> {
+        self.text(super::ORIGIN_CLAIM)
     }
 
     /// `now` in seconds since 1970.
-    pub(super) fn check(self, settings: &VerifierSettings, now: u64) -> Result<Claims, TokenError> {
-        let leeway = settings.leeway.as_secs();
-        let exp = seconds(required(self.exp)?, f64::floor)?;
-        if !settings.has_time_left(exp, now) {
+    pub(in crate::security) fn check(
+        &self,
+        rules: &TokenRules,
+        now: u64,
+    ) -> Result<Claims, TokenError> {
+        let exp = seconds(self.required("exp")?, f64::floor)?;
+        if !rules.has_time_left(exp, now) {
             return Err(TokenError::Expired);
         }
-        if let Some(nbf) = self.nbf
-            && now.saturating_add(leeway) < seconds(nbf, f64::ceil)?
+        if let Some(nbf) = self.find("nbf")
+            && now.saturating_add(rules.leeway.as_secs()) < seconds(nbf, f64::ceil)?
         {
             return Err(TokenError::NotYetValid);
         }
-        let iss = string(required(self.iss)?)?;
-        if iss != settings.issuer {
+        let iss = string(self.required("iss")?)?;
+        if iss != rules.issuer {
             return Err(TokenError::Issuer);
         }
-        check_audience(required(self.aud)?, &settings.audience)?;
-        let sub = string(required(self.sub)?)?;
+        let aud = audience(self.required("aud")?, &rules.audiences)?;
+        let sub = string(self.required("sub")?)?;
         if sub.is_empty() {
             return Err(TokenError::MissingClaim);
         }
+        for (path, expected) in &rules.required_claims {
+            if !path
+                .find(&self.0)
+                .is_some_and(|found| expected.is_met_by(found))
+            {
+                return Err(TokenError::RequiredClaim);
+            }
+        }
         Ok(Claims {
-            sub,
-            iss,
-            aud: settings.audience.clone(),
+            sub: sub.to_owned(),
+            iss: iss.to_owned(),
+            aud: aud.to_owned(),
             exp,
-            iat: self.iat.map_or(Ok(0), |iat| seconds(iat, f64::floor))?,
-            roles: self.roles.map_or(Ok(Vec::new()), strings)?,
+            iat: self
+                .find("iat")
+                .map_or(Ok(0), |iat| seconds(iat, f64::floor))?,
+            roles: rules
+                .roles_claim
+                .find(&self.0)
+                .map_or(Ok(Vec::new()), |claim| roles(claim, rules))?,
         })
     }
+
+    fn find(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).filter(|claim| !claim.is_null())
+    }
+
+    fn required(&self, name: &str) -> Result<&Value, TokenError> {
+        self.find(name).ok_or(TokenError::MissingClaim)
+    }
+
+    fn text(&self, name: &str) -> Result<Option<&str>, TokenError> {
+        self.find(name).map(string).transpose()
+    }
 }
 
-fn required(claim: Option<Value>) -> Result<Value, TokenError> {
-    claim.ok_or(TokenError::MissingClaim)
+fn string(claim: &Value) -> Result<&str, TokenError> {
+    claim.as_str().ok_or(TokenError::InvalidClaim)
 }
 
-fn string(claim: Value) -> Result<String, TokenError> {
+fn strings(claim: &Value) -> Result<Vec<&str>, TokenError> {
     match claim {
-        Value::String(text) => Ok(text),
+        Value::Array(items) => items.iter().map(string).collect(),
         _ => Err(TokenError::InvalidClaim),
     }
 }
 
-fn strings(claim: Value) -> Result<Vec<String>, TokenError> {
-    match claim {
-        Value::Array(items) => items.into_iter().map(string).collect(),
-        _ => Err(TokenError::InvalidClaim),
+// A list, or one string with spaces in between, as `scope` has it (RFC 8693, 4.2). Anything else
+// is refused: whoever wrote it means something by it, and "no roles" would be a guess.
+fn roles(claim: &Value, rules: &TokenRules) -> Result<Vec<String>, TokenError> {
+    let named: Vec<&str> = match claim {
+        Value::String(text) => text.split(' ').filter(|role| !role.is_empty()).collect(),
+        many => strings(many).map_err(|_| TokenError::Roles)?,
+    };
+    if named.len() > MAX_ROLES || named.iter().any(|role| role.len() > MAX_ROLE_BYTES) {
+        return Err(TokenError::Roles);
     }
+    let granted = named.into_iter().filter(|role| rules.may_grant(role));
+    Ok(granted.map(str::to_owned).collect())
 }
 
 // RFC 7519, 4.1.3: one string, or an array of which one must be ours.
-fn check_audience(claim: Value, ours: &str) -> Result<(), TokenError> {
+fn audience<'o>(claim: &Value, ours: &'o [String]) -> Result<&'o str, TokenError> {
     let named = match claim {
-        Value::String(one) => one == ours,
-        many => strings(many)?.iter().any(|one| one == ours),
+        Value::String(one) => vec![one.as_str()],
+        many => strings(many)?,
     };
-    if named {
-        Ok(())
-    } else {
-        Err(TokenError::Audience)
-    }
+    let ours = ours.iter().find(|our| named.contains(&our.as_str()));
+    ours.map(String::as_str).ok_or(TokenError::Audience)
 }
 
 // A NumericDate may have a fraction (RFC 7519, 2), and some issuers send one. It is rounded so that
 // the token is never valid for longer than it says. "For ever" is capped at a time that can still be
 // counted with.
-fn seconds(claim: Value, round: fn(f64) -> f64) -> Result<u64, TokenError> {
+fn seconds(claim: &Value, round: fn(f64) -> f64) -> Result<u64, TokenError> {
     // The largest whole number up to which a float is exact: 285 million years.
     const MAX: u64 = 1 << 53;
-    let number = match claim {
-        Value::Number(number) => number,
-        _ => return Err(TokenError::InvalidClaim),
+    let Value::Number(number) = claim else {
+        return Err(TokenError::InvalidClaim);
     };
     match (number.as_u64(), number.as_f64()) {
         (Some(whole), _) => Ok(whole.min(MAX)),

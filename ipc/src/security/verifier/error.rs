@@ -10,9 +10,24 @@ pub enum KeyError {
     /// The issuer is the empty string.
     #[error("the issuer must not be empty")]
     EmptyIssuer,
-    /// The audience is the empty string.
+    /// No audience, or one that is the empty string.
     #[error("the audience must not be empty")]
     EmptyAudience,
+    /// More than 32 audiences.
+    #[error("{0} audiences are more than the allowed 32")]
+    TooManyAudiences(usize),
+    /// More than 32 required claims.
+    #[error("{0} required claims are more than the allowed 32")]
+    TooManyRequiredClaims(usize),
+    /// More than 256 allowed roles.
+    #[error("{0} allowed roles are more than the allowed 256")]
+    TooManyAllowedRoles(usize),
+    /// Two issuers have the same name.
+    #[error("two issuers are named {0:?}")]
+    DuplicateIssuer(String),
+    /// More than 32 issuers.
+    #[error("{0} issuers are more than the allowed 32")]
+    TooManyIssuers(usize),
     /// More leeway than can be a clock difference.
     #[error("leeway {0:?} is more than the allowed 300 s")]
     Leeway(Duration),
@@ -58,6 +73,15 @@ pub enum KeyError {
     /// The PEM is a public key, but not one that the algorithm can use.
     #[error("{0} takes {expected}; this key is another one", expected = .0.expected_public_key())]
     WrongPublicKey(Algorithm),
+    /// The text is no JWK set (RFC 7517, 5).
+    #[error("expected a JWK set: a JSON object with an array \"keys\"")]
+    NotAKeySet,
+    /// A JWK set of more than 1 MiB.
+    #[error("a JWK set may have at most 1 MiB")]
+    KeySetTooLarge,
+    /// More than 64 keys in one JWK set.
+    #[error("{0} keys in one JWK set are more than the allowed 64")]
+    KeySetTooLong(usize),
 }
 
 /// Why a token was not accepted. The text is fixed and may be shown to the caller.
@@ -78,6 +102,9 @@ pub enum TokenError {
     /// No key has the token's `kid`.
     #[error("the token's key is unknown")]
     UnknownKey,
+    /// The issuer's keys could not be fetched so far, or not for too long.
+    #[error("the keys of the token's issuer are not available")]
+    KeysUnavailable,
     /// The signature is not that of the key.
     #[error("the token's signature is not valid")]
     Signature,
@@ -87,6 +114,12 @@ pub enum TokenError {
     /// A claim has a type that it must not have.
     #[error("a claim of the token is malformed")]
     InvalidClaim,
+    /// The roles are neither a list of strings nor one string, or too many, or too long.
+    #[error("the token's roles are malformed, or too many")]
+    Roles,
+    /// A claim that the issuer's rules ask for is missing or has another value.
+    #[error("the token lacks a claim that is asked for here")]
+    RequiredClaim,
     /// `exp` has passed.
     #[error("the token has expired")]
     Expired,
@@ -110,9 +143,12 @@ impl TokenError {
             Self::Algorithm => "algorithm",
             Self::Critical => "critical",
             Self::UnknownKey => "unknown_key",
+            Self::KeysUnavailable => "keys_unavailable",
             Self::Signature => "signature",
             Self::MissingClaim => "missing_claim",
             Self::InvalidClaim => "invalid_claim",
+            Self::Roles => "roles",
+            Self::RequiredClaim => "required_claim",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
             Self::Issuer => "issuer",

@@ -9,8 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
-use super::{Algorithm, MAX_TOKEN_BYTES, TokenError};
+use super::{Algorithm, MAX_TOKEN_BYTES, TokenError, json};
 use crate::error::{IpcError, IpcResult};
 
 /// The header fields that decide something; all others are ignored, keys inside the token included.
@@ -23,25 +24,29 @@ pub(super) struct Header {
 }
 
 // Also for `null`: whoever writes the field means something by it.
-fn is_present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+pub(super) fn is_present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(value).map(|_| true)
 }
 
-pub(super) struct Jws<'a> {
+pub(in crate::security) struct Jws<'a> {
     pub(super) header: Header,
-    pub(super) payload: Vec<u8>,
+    pub(in crate::security) payload: Vec<u8>,
     /// What was signed: header and payload as they were sent.
     pub(super) signed: &'a [u8],
     pub(super) signature: Vec<u8>,
 }
 
 impl<'a> Jws<'a> {
-    pub(super) fn parse(token: &'a str) -> Result<Self, TokenError> {
+    pub(in crate::security) fn parse(token: &'a str) -> Result<Self, TokenError> {
+        // Before anything else, so that a huge token costs nothing.
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLarge);
+        }
         let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         // A third dot would stand in the payload, where base64url refuses it.
         let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
-        let header: Header =
-            serde_json::from_slice(&decode(header)?).map_err(|_| TokenError::Malformed)?;
+        let header = Value::Object(json::object(&decode(header)?)?);
+        let header = Header::deserialize(header).map_err(|_| TokenError::Malformed)?;
         if header.crit {
             return Err(TokenError::Critical);
         }

@@ -5,9 +5,10 @@
 
 use std::fmt;
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::PublicEncryptingKey;
 use aws_lc_rs::signature::ParsedPublicKey;
+use aws_lc_rs::{digest, hmac};
 use rustls_pki_types::pem::{PemObject, SectionKind};
 
 use super::algorithm::KeyKind;
@@ -18,6 +19,27 @@ pub struct VerificationKey {
     kid: Option<String>,
     algorithm: Algorithm,
     material: Material,
+    id: KeyId,
+}
+
+/// Tells one key from another: a hash of its algorithm and the key itself.
+///
+/// Neither the key's name nor the form in which it was given is part of it: a key that gets a name, or
+/// moves from a PEM file to a key set, is the same key, and what it has signed holds. Has no `Debug`: of a weak secret it would tell too much.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::security) struct KeyId([u8; 32]);
+
+impl KeyId {
+    fn of(algorithm: Algorithm, key: &[u8]) -> Self {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        hash.update(algorithm.name().as_bytes());
+        // Keeps the name and the key after it apart.
+        hash.update(&[0]);
+        hash.update(key);
+        let mut id = [0; 32];
+        id.copy_from_slice(hash.finish().as_ref());
+        Self(id)
+    }
 }
 
 enum Material {
@@ -34,7 +56,7 @@ impl VerificationKey {
         secret: &[u8],
     ) -> Result<Self, KeyError> {
         let material = Material::Secret(Box::new(hmac_key(algorithm, secret)?));
-        Self::new(kid, algorithm, material)
+        Self::new(kid, algorithm, material, secret)
     }
 
     /// A public key from one PEM block `PUBLIC KEY` (SubjectPublicKeyInfo).
@@ -45,32 +67,49 @@ impl VerificationKey {
         algorithm: Algorithm,
         pem: &[u8],
     ) -> Result<Self, KeyError> {
+        if algorithm.is_hmac() {
+            return Err(KeyError::NotAPublicKeyAlgorithm(algorithm));
+        }
+        Self::from_public_bytes(kid, algorithm, &read_spki(algorithm, pem)?)
+    }
+
+    /// A public key as a SubjectPublicKeyInfo, or for the curves as a bare point.
+    pub(super) fn from_public_bytes(
+        kid: Option<String>,
+        algorithm: Algorithm,
+        bytes: &[u8],
+    ) -> Result<Self, KeyError> {
         let params: &'static dyn aws_lc_rs::signature::VerificationAlgorithm =
             match algorithm.key_kind() {
                 KeyKind::Hmac(_) => return Err(KeyError::NotAPublicKeyAlgorithm(algorithm)),
-                KeyKind::Rsa(params) => params,
+                KeyKind::Rsa(params) => {
+                    // aws-lc-rs looks at the size of the key only when it verifies.
+                    PublicEncryptingKey::from_der(bytes)
+                        .map_err(|_| KeyError::WrongPublicKey(algorithm))?;
+                    params
+                }
                 KeyKind::Curve(params) => params,
             };
-        let spki = read_spki(algorithm, pem)?;
-        // For RSA, aws-lc-rs looks at the size of the key only when it verifies.
-        if matches!(algorithm.key_kind(), KeyKind::Rsa(_)) {
-            PublicEncryptingKey::from_der(&spki)
-                .map_err(|_| KeyError::WrongPublicKey(algorithm))?;
-        }
         let key =
-            ParsedPublicKey::new(params, &spki).map_err(|_| KeyError::WrongPublicKey(algorithm))?;
-        Self::new(kid, algorithm, Material::Public(key))
+            ParsedPublicKey::new(params, bytes).map_err(|_| KeyError::WrongPublicKey(algorithm))?;
+        // The same for a SubjectPublicKeyInfo and a bare point.
+        let canonical = key
+            .as_der()
+            .map_err(|_| KeyError::WrongPublicKey(algorithm))?;
+        Self::new(kid, algorithm, Material::Public(key), canonical.as_ref())
     }
 
     fn new(
         kid: Option<String>,
         algorithm: Algorithm,
         material: Material,
+        canonical: &[u8],
     ) -> Result<Self, KeyError> {
         if kid.as_deref() == Some("") {
             return Err(KeyError::EmptyKid);
         }
         Ok(Self {
+            id: KeyId::of(algorithm, canonical),
             kid,
             algorithm,
             material,
@@ -85,6 +124,10 @@ impl VerificationKey {
     /// The one algorithm that the key is for.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
+    }
+
+    pub(super) fn id(&self) -> KeyId {
+        self.id
     }
 
     pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
@@ -157,3 +200,6 @@ fn read_spki(algorithm: Algorithm, pem: &[u8]) -> Result<Vec<u8>, KeyError> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod vectors;

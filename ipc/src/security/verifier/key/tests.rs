@@ -1,5 +1,5 @@
 use super::*;
-use crate::security::test_keys::{ed25519_pair, p256_pair, p384_pair, rsa_pair};
+use crate::security::test_keys::{ed25519_pair, p256_pair, p384_pair, p521_pair, rsa_pair};
 
 // 1024 bits: too short to be made by the libraries in use.
 const RSA_1024: &str = "-----BEGIN PUBLIC KEY-----
@@ -27,6 +27,7 @@ fn each_algorithm_takes_only_its_own_sort_of_key() {
         ("RSA", rsa_pair().public),
         ("P-256", p256_pair().public),
         ("P-384", p384_pair().public),
+        ("P-521", p521_pair().public),
         ("Ed25519", ed25519_pair().public),
         ("none", RSA_1024.to_owned()),
         ("none", SECP256K1.to_owned()),
@@ -127,4 +128,37 @@ fn a_key_never_shows_in_debug_output() {
         format!("{key:?}"),
         r#"VerificationKey { kid: Some("a"), algorithm: Hs256, .. }"#
     );
+}
+
+#[test]
+fn keys_are_told_apart_by_algorithm_and_material() {
+    let key =
+        |algorithm, secret: &[u8]| VerificationKey::hmac(None, algorithm, secret).unwrap().id();
+    let (a, b) = ([b'a'; 64], [b'b'; 64]);
+    let ids = [
+        key(Algorithm::Hs256, &a),
+        key(Algorithm::Hs512, &a),
+        key(Algorithm::Hs256, &b),
+        key(Algorithm::Hs256, &a[1..]),
+    ];
+    for (i, one) in ids.iter().enumerate() {
+        assert!(!ids[..i].contains(one), "{i}");
+    }
+    assert!(ids[0] == key(Algorithm::Hs256, &a));
+}
+
+#[test]
+fn a_key_stays_the_same_when_it_gets_a_name() {
+    let secret = |kid: Option<&str>| {
+        let kid = kid.map(str::to_owned);
+        VerificationKey::hmac(kid, Algorithm::Hs256, &[b'k'; 32]).unwrap()
+    };
+    assert!(secret(None).id() == secret(Some("a")).id());
+    let pair = p256_pair();
+    let public = |kid: Option<&str>| {
+        let kid = kid.map(str::to_owned);
+        VerificationKey::from_public_pem(kid, Algorithm::Es256, pair.public.as_bytes()).unwrap()
+    };
+    assert!(public(None).id() == public(Some("a")).id());
+    assert!(public(None).id() != load(Algorithm::Es256, &p256_pair().public).unwrap().id());
 }
