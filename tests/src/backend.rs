@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -23,6 +24,7 @@ use crate::Site;
 pub struct Backend {
     /// Where it listens on 127.0.0.1.
     pub port: u16,
+    connections: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -88,14 +90,26 @@ impl Backend {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
+        let count = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&count);
         let task = tokio::spawn(async move {
             // Dropped with this task, and the connections with it.
             let mut connections = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
                 connections.spawn(serve(tcp));
             }
         });
-        Self { port, task }
+        Self {
+            port,
+            connections: count,
+            task,
+        }
+    }
+
+    /// How many connections it has taken so far.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Cuts every connection and stops listening, and waits until it is so.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair,
+    KeyPair, SanType,
 };
 
 use crate::{Process, binary};
@@ -55,6 +55,19 @@ impl Authority {
         path
     }
 
+    /// Issues a certificate for a client with these URIs and this common name,
+    /// and writes `dir/{name}.crt` and `dir/{name}.key`.
+    pub fn issue_client(&self, dir: &Path, name: &str, uris: &[&str]) -> (PathBuf, PathBuf) {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.subject_alt_names = uris
+            .iter()
+            .map(|uri| SanType::URI((*uri).try_into().unwrap()))
+            .collect();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(dir, name, &params)
+    }
+
     /// Issues a certificate for localhost, good for both ends of a
     /// connection, and writes `dir/{name}.crt` and `dir/{name}.key`.
     pub fn issue(&self, dir: &Path, name: &str) -> (PathBuf, PathBuf) {
@@ -65,6 +78,10 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        self.sign(dir, name, &params)
+    }
+
+    fn sign(&self, dir: &Path, name: &str, params: &CertificateParams) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.0).unwrap();
         let paths = (

@@ -10,8 +10,8 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -23,6 +23,10 @@ pub struct Connection {
     send: SendRequest<Bytes>,
     driver: tokio::task::JoinHandle<Result<(), h2::Error>>,
     port: u16,
+    /// What the other side proved itself with, in DER.
+    pub certificate: Vec<u8>,
+    /// Whether its TLS session goes on from an earlier connection's.
+    pub resumed: bool,
 }
 
 impl Drop for Connection {
@@ -56,14 +60,22 @@ impl Answer {
     }
 }
 
-fn tls(ca: &Path) -> TlsConnector {
+/// TLS to a server of `ca`, showing a certificate and its key where they are
+/// given. Sessions are resumed by whoever connects with it again.
+pub fn tls(ca: &Path, identity: Option<(&Path, &Path)>) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_file(ca).unwrap())
         .unwrap();
-    let mut config = ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => {
+            let cert = CertificateDer::from_pem_file(cert).unwrap();
+            let key = PrivateKeyDer::from_pem_file(key).unwrap();
+            builder.with_client_auth_cert(vec![cert], key).unwrap()
+        }
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
     TlsConnector::from(Arc::new(config))
 }
@@ -71,15 +83,23 @@ fn tls(ca: &Path) -> TlsConnector {
 impl Connection {
     /// Connects to a port of localhost.
     pub async fn open(port: u16, ca: &Path) -> Self {
+        Self::open_with(port, &tls(ca, None)).await
+    }
+
+    /// As [`Connection::open`], with a certificate or a session of its own.
+    pub async fn open_with(port: u16, tls: &TlsConnector) -> Self {
         let tcp = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)))
             .await
             .unwrap();
         tcp.set_nodelay(true).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
-        let tls = tls(ca)
+        let tls = tls
             .connect(name, tcp)
             .await
             .expect("the handshake succeeds");
+        let certificates = tls.get_ref().1.peer_certificates();
+        let certificate = certificates.expect("a certificate")[0].to_vec();
+        let resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
         // Room for many streams that a test leaves unread: only each stream's
         // own window is small.
         let handshake = h2::client::Builder::new()
@@ -91,6 +111,8 @@ impl Connection {
             send,
             driver: tokio::spawn(connection),
             port,
+            certificate,
+            resumed,
         }
     }
 

@@ -80,3 +80,16 @@ pub fn reports_reset(
         })
     }
 }
+
+/// A backend that answers each call with one empty message, and then never
+/// ends it.
+pub fn endless(
+    _request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let mut send = respond.send_response(ok_head(), false).unwrap();
+        send.send_data(grpc::frame(false, b""), false).unwrap();
+        let _ = std::future::poll_fn(|context| send.poll_reset(context)).await;
+    })
+}

@@ -10,6 +10,8 @@ use crate::{Process, Site, binary};
 /// The parts of a configuration that tests vary; each is TOML text.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Further lines of `[listen]`.
+    pub listen: String,
     /// `[auth]` and its keys; the development secret by default.
     pub auth: String,
     /// Lines of `[events]` and its rules.
@@ -21,6 +23,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            listen: String::new(),
             auth: "[[auth.keys]]\nalgorithm = \"HS256\"\nsecret_file = \"certs/jwt.secret\"\n"
                 .into(),
             events: String::new(),
@@ -77,10 +80,15 @@ impl Config {
 
     /// The whole file.
     pub fn render(&self) -> String {
-        let Self { auth, events, rest } = self;
+        let Self {
+            listen,
+            auth,
+            events,
+            rest,
+        } = self;
         format!(
             "[listen]\naddress = \"127.0.0.1:0\"\ncert_file = \"certs/gateway.crt\"\n\
-             key_file = \"certs/gateway.key\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+             key_file = \"certs/gateway.key\"\n{listen}[admin]\naddress = \"127.0.0.1:0\"\n\
              [identity]\nkey_file = \"certs/identity.key\"\n{auth}{events}{rest}"
         )
     }
@@ -144,16 +152,37 @@ impl Gateway {
         format!("localhost:{}", self.port)
     }
 
-    /// What its admin address says of a figure without labels.
-    pub fn figure(&self, name: &str) -> u64 {
+    /// A page of its admin address.
+    pub fn page(&self, path: &str) -> String {
         let mut command = Command::new("curl");
-        let url = format!("http://127.0.0.1:{}/metrics", self.admin);
+        let url = format!("http://127.0.0.1:{}{path}", self.admin);
         command.args(["-sS", "--max-time", "20", &url]);
-        let (_, metrics, err) = Process::run("curl", &command);
+        let (_, page, err) = Process::run("curl", &command);
+        page + &err
+    }
+
+    /// All figures, as Prometheus reads them.
+    pub fn metrics(&self) -> String {
+        self.page("/metrics")
+    }
+
+    /// What its admin address says of a figure; `name` has the labels, if there are any.
+    pub fn figure(&self, name: &str) -> u64 {
+        let (value, metrics) = self.metric(name);
+        value.unwrap_or_else(|| panic!("no {name} in\n{metrics}"))
+    }
+
+    /// The same for a counter that is not there before it counts.
+    pub fn figure_or_0(&self, name: &str) -> u64 {
+        self.metric(name).0.unwrap_or(0)
+    }
+
+    fn metric(&self, name: &str) -> (Option<u64>, String) {
+        let metrics = self.metrics();
         let start = format!("intellirouter_{name} ");
         let value = metrics.lines().find_map(|line| line.strip_prefix(&start));
-        let value = value.unwrap_or_else(|| panic!("no {name} in\n{metrics}{err}"));
-        value.parse().expect("a figure is a number")
+        let value = value.map(|value| value.parse().expect("a figure is a number"));
+        (value, metrics)
     }
 
     /// Asks it to stop, as Ctrl-C does.

@@ -34,6 +34,8 @@ pub struct Details {
     pub error_info: Option<pb::ErrorInfo>,
     /// When to come again.
     pub retry_info: Option<pb::RetryInfo>,
+    /// Which limit had no room.
+    pub quota_failure: Option<pb::QuotaFailure>,
     /// What was wrong with the request.
     pub bad_request: Option<pb::BadRequest>,
 }
@@ -79,6 +81,9 @@ impl Details {
             match kind {
                 "google.rpc.ErrorInfo" => details.error_info = pb::ErrorInfo::decode(value).ok(),
                 "google.rpc.RetryInfo" => details.retry_info = pb::RetryInfo::decode(value).ok(),
+                "google.rpc.QuotaFailure" => {
+                    details.quota_failure = pb::QuotaFailure::decode(value).ok();
+                }
                 "google.rpc.BadRequest" => details.bad_request = pb::BadRequest::decode(value).ok(),
                 other => panic!("a detail that no test knows: {other}"),
             }

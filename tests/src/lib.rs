@@ -14,18 +14,24 @@
     reason = "a harness that can't go on fails its test, at the place where it happened"
 )]
 
+pub mod abuse;
 pub mod backend;
 pub mod binary;
 pub mod certs;
 pub mod client;
+pub mod collector;
 pub mod curl;
 pub mod events;
 pub mod foreign;
 pub mod gateway;
 pub mod grpc;
+pub mod issuer;
+pub mod limits;
+pub mod load;
 pub mod messages;
 pub mod process;
 pub mod redis;
+pub mod reload;
 pub mod scripts;
 pub mod service;
 pub mod services;

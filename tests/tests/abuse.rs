@@ -153,12 +153,18 @@ async fn a_place_for_calls_without_a_token_is_free_again_when_its_call_ends() {
     let mut watch = client.call(WATCH, &[]).await;
     watch.send.send_data(grpc::frame(false, b""), true).unwrap();
     let _body = watch.head().await;
-    assert_eq!(client.unary(CHECK, &[], b"").await.status().code, 14);
+    let mut refused = async || {
+        let mut another = client.call(WATCH, &[]).await;
+        another
+            .send
+            .send_data(grpc::frame(false, b""), true)
+            .unwrap();
+        let head = another.head().await;
+        head.headers().contains_key("grpc-status")
+    };
+    assert!(refused().await);
     watch.send.send_reset(h2::Reason::CANCEL);
-    in_time("a place again", async {
-        while client.unary(CHECK, &[], b"").await.status().code != 0 {}
-    })
-    .await;
+    in_time("a place again", async { while refused().await {} }).await;
 }
 
 #[tokio::test]
@@ -319,4 +325,46 @@ async fn a_backend_does_not_decide_which_pages_may_read_answers() {
             assert!(!exposed.contains(&"*".to_owned()), "{origin}: {exposed:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn refused_strangers_take_no_place_from_those_who_have_a_token() {
+    let site = Site::new();
+    let (_backend, gateway) = guarded(&site, "[limits]\nopen_calls = 20\n").await;
+    let mut strangers = Connection::open(gateway.port, &gateway.ca).await;
+    // A refused page is listened to for a moment.
+    let head = || {
+        http::Request::post(format!("https://localhost:{}{PATH}", gateway.port))
+            .header("content-type", "application/grpc-web+proto")
+            .body(())
+            .unwrap()
+    };
+    let mut held = Vec::new();
+    for _ in 0..60 {
+        held.push(strangers.begin(head(), false).await);
+    }
+    let mut client = Connection::open(gateway.port, &gateway.ca).await;
+    let bearer = bearer(&site);
+    for _ in 0..10 {
+        let headers = [("authorization", bearer.as_str())];
+        let status = client.unary(PATH, &headers, b"").await.status();
+        assert_eq!(status.code, 0, "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn strangers_who_watch_the_health_do_not_keep_it_from_being_checked() {
+    let site = Site::new();
+    let gateway = site.gateway(&Config::default().with_text("[limits]\nopen_calls = 20\n"));
+    let mut strangers = Connection::open(gateway.port, &gateway.ca).await;
+    let mut watching = Vec::new();
+    for _ in 0..20 {
+        let mut call = strangers.call(WATCH, &[]).await;
+        call.send.send_data(grpc::frame(false, b""), true).unwrap();
+        let head = call.head().await;
+        watching.push((call, head));
+    }
+    let mut probe = Connection::open(gateway.port, &gateway.ca).await;
+    let status = probe.unary(CHECK, &[], b"").await.status();
+    assert_eq!(status.code, 0, "{status:?}");
 }

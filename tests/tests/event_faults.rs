@@ -57,6 +57,7 @@ fn a_draining_gateway_ends_its_streams_with_a_reason() {
         (line["event"] == "ir.error").then_some(line)
     });
     assert_eq!(line["data"]["reason"], "draining");
+    assert!(line["retry"].is_u64(), "{line}");
     grpc.line("the reason", |line| {
         (json(line)["reason"] == "draining").then_some(())
     });

@@ -121,13 +121,13 @@ fn the_printed_chain_streams_its_tokens_and_its_events_are_followed_as_printed()
 }
 
 #[test]
-fn an_execution_that_outlives_the_drain_is_interrupted_before_its_router_ends() {
+fn an_execution_that_outlives_the_drain_ends_with_its_call_before_its_router_ends() {
     let folder = TempDir::new().unwrap();
     let mut up = Up::start(folder.path(), &["up"]);
     let mut client = services::groups(&up.gateway, &up.secret(), &["stops"]);
     client.args([
         "--case",
-        "an_execution_that_outlives_the_drain_is_interrupted",
+        "an_execution_that_outlives_the_drain_ends_with_its_call",
     ]);
     scripts::run_with(&client, |asked| {
         assert_eq!(asked, "the gateway is stopped at once");
@@ -142,7 +142,7 @@ fn an_execution_that_outlives_the_drain_is_interrupted_before_its_router_ends() 
     let lines = process.error_lines();
     let ended = lines.iter().find(|line| line.contains("execution ended"));
     assert!(
-        ended.is_some_and(|line| line.contains("INTERRUPTED")),
+        ended.is_some_and(|line| line.contains("CANCELLED")),
         "{lines:?}"
     );
 }
