@@ -41,11 +41,10 @@ class Material:
         shutil.rmtree(directory, ignore_errors=True)
         os.makedirs(directory, mode=0o700)
         made._make_ca()
-        made._make_leaf("gateway", "serverAuth")
-        made._make_leaf("backend", "serverAuth")
-        made._make_leaf("client", "clientAuth")
-        openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256",
-                "-out", made.key("identity"))
+        made.make_leaf("gateway", "serverAuth")
+        made.make_leaf("backend", "serverAuth")
+        made.make_leaf("client", "clientAuth")
+        made.make_key("identity")
         # HAProxy wants chain and key of what it shows in one file.
         for name in ("gateway", "client"):
             write(made.both(name), read(made.cert(name)) + read(made.key(name)))
@@ -67,9 +66,9 @@ class Material:
     def both(self, name):
         return self.path(name + ".both.pem")
 
-    def sign(self, roles, secret=None, lifetime=7 * 86400):
+    def sign(self, roles, secret=None, lifetime=7 * 86400, subject="bench"):
         now = int(time.time())
-        claims = {"sub": "bench", "iss": ISSUER, "aud": AUDIENCE,
+        claims = {"sub": subject, "iss": ISSUER, "aud": AUDIENCE,
                   "exp": now + lifetime, "iat": now, "roles": roles}
         head = base64url(compact({"alg": "HS256", "typ": "JWT"}))
         signed = head + "." + base64url(compact(claims))
@@ -82,7 +81,11 @@ class Material:
                       "-addext", "keyUsage=critical,keyCertSign,cRLSign",
                       "-keyout", self.key("ca"), "-out", self.ca)
 
-    def _make_leaf(self, name, usage):
+    def make_key(self, name):
+        openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256",
+                "-out", self.key(name))
+
+    def make_leaf(self, name, usage):
         request = self.path(name + ".csr")
         openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                       "-subj", "/CN=" + name, "-keyout", self.key(name), "-out", request)

@@ -8,7 +8,6 @@ from . import Peer
 
 class Intellirouter(Peer):
     name = "intellirouter"
-    leaves_out = "limit"
 
     def missing(self, bench):
         binary = bench.binary("intellirouter")
@@ -32,6 +31,13 @@ address = "127.0.0.1:{ports.admin}"
 [log]
 level = "warn"
 access = false
+[limits]
+connections_per_address = 10000
+open_calls_per_subject = 20000
+[[limits.rates]]
+name = "caller"
+per = ["subject"]
+rate = 1000000
 [auth]
 issuer = "{ISSUER}"
 audience = "{AUDIENCE}"

@@ -3,15 +3,20 @@
 //!
 //! `/bench.Bench/Unary` answers the request's own bytes; `/bench.Bench/Stream`
 //! answers 1,000 messages of 100 bytes, each in a DATA frame of its own, as a
-//! server does that hands over a message when it has it. Both end with
+//! server does that hands over a message when it has it. `/bench.Bench/Hold`
+//! answers one such message every `pause-ms` (100; 0 is as fast as they are
+//! taken) for `hold-ms`, or until its caller goes. All end with
 //! `grpc-status: 0`; any other path ends with UNIMPLEMENTED.
-//! A broken connection or call is dropped; the process goes on.
+//! A broken connection or call is dropped; the process goes on. On SIGTERM it says
+//! on stdout how many connections it had and calls it was given, and ends.
 //! Limits: 4,096 streams per connection; a request is held whole in memory (it
 //! comes from the benchmark's own load generator, so its size is known).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use clap::Parser;
@@ -20,6 +25,7 @@ use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use intellirouter_bench::{CONNECTION_WINDOW, Error, MAX_STREAMS, STREAM_WINDOW, net, tls, wire};
 use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 
 #[derive(Parser)]
@@ -33,6 +39,9 @@ struct Options {
     client_ca: PathBuf,
 }
 
+static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let options = Options::parse();
@@ -40,18 +49,27 @@ async fn main() -> Result<(), Error> {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = net::listen(options.listen)?;
     let reply = wire::message(wire::STREAM_MESSAGE);
+    let mut terminate = signal(SignalKind::terminate())?;
     loop {
-        let stream = net::accept(&listener).await;
+        let stream = tokio::select! {
+            stream = net::accept(&listener) => stream,
+            _ = terminate.recv() => break,
+        };
         let (acceptor, reply) = (acceptor.clone(), reply.clone());
         tokio::spawn(async move {
             // The load generator closes as it likes; that is no event here.
             let _ = serve(stream, acceptor, reply).await;
         });
     }
+    let connections = CONNECTIONS.load(Ordering::Relaxed);
+    let calls = CALLS.load(Ordering::Relaxed);
+    println!("{{\"connections\": {connections}, \"calls\": {calls}}}");
+    Ok(())
 }
 
 async fn serve(stream: TcpStream, acceptor: TlsAcceptor, reply: Bytes) -> Result<(), Error> {
     let stream = acceptor.accept(stream).await?;
+    CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     let mut connection = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -60,6 +78,7 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, reply: Bytes) -> Result
         .await?;
     while let Some(call) = connection.accept().await {
         let (request, respond) = call?;
+        CALLS.fetch_add(1, Ordering::Relaxed);
         let reply = reply.clone();
         tokio::spawn(async move {
             let _ = answer(request, respond, reply).await;
@@ -89,6 +108,7 @@ async fn answer(
             }
             out.send_trailers(ok())
         }
+        "/bench.Bench/Hold" => hold(&parts.headers, respond, reply).await,
         _ => {
             let mut response = head();
             let headers = response.headers_mut();
@@ -96,6 +116,30 @@ async fn answer(
             respond.send_response(response, true).map(|_| ())
         }
     }
+}
+
+/// Whole messages only: a stream that ends in the middle of one is broken.
+async fn hold(
+    headers: &HeaderMap,
+    mut respond: SendResponse<Bytes>,
+    message: Bytes,
+) -> Result<(), h2::Error> {
+    let pause = milliseconds(headers, "pause-ms").unwrap_or(Duration::from_millis(100));
+    let hold = milliseconds(headers, "hold-ms");
+    let start = Instant::now();
+    let mut out = respond.send_response(head(), false)?;
+    while hold.is_none_or(|hold| start.elapsed() < hold) {
+        send(&mut out, message.clone()).await?;
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+    }
+    out.send_trailers(ok())
+}
+
+fn milliseconds(headers: &HeaderMap, name: &str) -> Option<Duration> {
+    let text = headers.get(name)?.to_str().ok()?;
+    text.parse().ok().map(Duration::from_millis)
 }
 
 async fn collect(mut body: RecvStream) -> Result<Bytes, h2::Error> {
