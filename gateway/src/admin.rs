@@ -10,7 +10,6 @@ use tokio::net::TcpListener;
 
 use crate::gateway::Gateway;
 use crate::layers::authenticate::status;
-use crate::upstream::Endpoint;
 
 /// Serves until the future is dropped.
 pub(crate) async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
@@ -92,13 +91,7 @@ fn upstreams(gateway: &Gateway) -> Answer {
     let upstreams: Vec<_> = runtime
         .upstreams
         .iter()
-        .map(|upstream| {
-            let endpoints = upstream.endpoints.iter().map(Endpoint::describe);
-            serde_json::json!({
-                "name": upstream.name,
-                "endpoints": endpoints.collect::<Vec<_>>(),
-            })
-        })
+        .map(|upstream| upstream.describe())
         .collect();
     Answer::json(format!("{:#}\n", serde_json::json!(upstreams)))
 }
@@ -106,7 +99,11 @@ fn upstreams(gateway: &Gateway) -> Answer {
 fn metrics(gateway: &Gateway) -> Answer {
     let runtime = gateway.runtime();
     runtime.events.observe();
+    for upstream in &runtime.upstreams {
+        upstream.observe();
+    }
     runtime.limits.observe(&gateway.telemetry.limits);
+    gateway.telemetry.upstreams.observe(&runtime.upstreams);
     gateway.revocations.observe(&gateway.telemetry.revocation);
     let issuers = status::metrics(&runtime.authenticate.statuses());
     let more = gateway.services.iter().chain([&issuers]);

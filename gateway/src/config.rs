@@ -15,6 +15,7 @@ mod revocation;
 #[cfg(test)]
 mod schema;
 mod trace;
+mod upstream;
 mod validate;
 
 use std::fmt;
@@ -33,6 +34,10 @@ pub use faults::{ConfigFaults, Fault};
 pub(crate) use limits::{EVENT_PATHS, LimitsConfig, MeterConfig, Per, RateConfig, StoreConfig};
 pub(crate) use revocation::{DEFAULT_MAX_ENTRIES, RevocationConfig, RevocationStore};
 pub(crate) use trace::TraceConfig;
+pub(crate) use upstream::{
+    BreakerConfig, ConnectionsConfig, EjectionConfig, EndpointConfig, EndpointSource, HealthConfig,
+    RetryConfig, UpstreamConfig, UpstreamTls,
+};
 pub(crate) use validate::parse_duration;
 
 /// Everything that a gateway needs to know before it starts.
@@ -124,13 +129,22 @@ impl Source {
             return Fingerprint::take("", running.files());
         };
         match self.checked(&written) {
-            Ok(on_disk) => match on_disk.unfollowed(running) {
-                None => on_disk.loaded,
-                Some(more) => {
-                    let files = on_disk.files();
-                    Fingerprint::take(&written.0, files.iter().chain([more]))
+            Ok(on_disk) => {
+                let endpoints = on_disk.upstreams.iter().filter_map(|upstream| {
+                    let path = upstream.endpoints_file()?;
+                    (!running.follows(upstream)).then_some(path)
+                });
+                let more: Vec<_> = on_disk
+                    .unfollowed(running)
+                    .into_iter()
+                    .chain(endpoints)
+                    .collect();
+                if more.is_empty() {
+                    return on_disk.loaded;
                 }
-            },
+                let files = on_disk.files();
+                Fingerprint::take(&written.0, files.iter().chain(more))
+            }
             Err(_) => Fingerprint::take(&written.0, running.files()),
         }
     }
@@ -216,29 +230,6 @@ pub(crate) struct CorsConfig {
     pub(crate) max_age: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct UpstreamConfig {
-    pub(crate) name: String,
-    pub(crate) endpoints: Vec<EndpointConfig>,
-    pub(crate) connect_timeout: Duration,
-    /// `None` only where every endpoint is plain `http://`.
-    pub(crate) tls: Option<UpstreamTls>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct EndpointConfig {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    pub(crate) tls: bool,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct UpstreamTls {
-    pub(crate) ca_file: PathBuf,
-    pub(crate) client: Option<(PathBuf, PathBuf)>,
-    pub(crate) server_name: Option<String>,
-}
-
 #[derive(Clone, Debug)]
 pub(crate) struct RouteConfig {
     pub(crate) pattern: String,
@@ -251,6 +242,8 @@ pub(crate) struct RouteConfig {
     pub(crate) public: bool,
     pub(crate) timeout: Option<Duration>,
     pub(crate) forward_authorization: bool,
+    /// Whether a call may be made twice; `None`: as the descriptors say.
+    pub(crate) idempotent: Option<bool>,
 }
 
 impl ListenConfig {
@@ -258,16 +251,6 @@ impl ListenConfig {
     pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
         let clients = self.clients.iter().map(|clients| &clients.ca_file);
         [&self.cert_file, &self.key_file].into_iter().chain(clients)
-    }
-}
-
-impl UpstreamTls {
-    /// Every file that is named here.
-    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
-        let client = self.client.iter().flat_map(|(cert, key)| [cert, key]);
-        std::iter::once(&self.ca_file)
-            .chain(client)
-            .map(PathBuf::as_path)
     }
 }
 
@@ -298,6 +281,13 @@ impl Config {
     pub(crate) fn unfollowed(&self, running: &Self) -> Option<&PathBuf> {
         let followed = running.revocation == self.revocation;
         self.revocation.file.as_ref().filter(|_| !followed)
+    }
+
+    /// Whether `self`, which runs, follows the endpoints of this upstream: then
+    /// they are judged where they are followed, and must not hold up other changes.
+    pub(crate) fn follows(&self, upstream: &UpstreamConfig) -> bool {
+        let mut running = self.upstreams.iter();
+        running.any(|one| one.name == upstream.name && one.source == upstream.source)
     }
 
     /// What of `self` a running gateway that was started with `old` can't take.

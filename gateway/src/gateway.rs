@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use intellirouter::events::EventLog;
 use intellirouter::security::{ClientCertificates, ClientVerifier};
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -186,6 +185,9 @@ impl Gateway {
         self.telemetry.transport.follow_certificates(certificates);
         self.taken.send_modify(|taken| taken.fill(false));
         runtime.limits.announce();
+        // Calls that come to an upstream which is new must find its endpoints.
+        runtime.start();
+        runtime.first_look().await;
         self.runtime.send_replace(runtime);
         let mut taken = self.taken.subscribe();
         let all = taken.wait_for(|taken| taken.iter().all(|taken| *taken));
@@ -263,10 +265,9 @@ pub(crate) fn file_faults(config: &Config, running: Option<&Config>) -> Vec<(Str
         note(key, Some(message));
     }
     for (i, upstream) in config.upstreams.iter().enumerate() {
-        let fault = Upstream::open(upstream, None, &Gauge::default())
-            .err()
-            .map(|e| e.to_string());
-        note(format!("upstreams[{i}]"), fault);
+        let followed = running.is_some_and(|running| running.follows(upstream));
+        let fault = Upstream::check(upstream, followed).err();
+        note(format!("upstreams[{i}]"), fault.map(|e| e.to_string()));
     }
     let collector = config.trace.as_ref().and_then(crate::trace::check);
     note("trace.ca_file".into(), collector);

@@ -9,13 +9,17 @@
 //!               -> authenticate -> conduct -> revocation       |
 //!               -> limits by identity -> roles -> deadline     |
 //!               -> strip -> translate -> identity, trace       |
-//!               -> upstream call ------------------------------+
-//!               |                             (pool, HTTP/2, mTLS)
+//!               -> place -> breaker -> try --------------------+
+//!               |    ^              (balance, pool, HTTP/2, mTLS)
+//!               |    +--- wait, within the budget <- failed <--+
+//!               |         and the deadline           (retry)   |
 //!               <- answer: headers at once, body as it comes <-+
 //!
 //!  A refusal at any arrow, a failure upstream and a panic become a `Reply`,
 //!  rendered in the caller's dialect; the record sees what the caller got.
 //!  Events and the gateway's own services branch off before the call upstream.
+//!  The loop of tries is `upstream`; headers of a call that may be repeated and
+//!  has one message wait for that message or its status.
 //!
 //!  Until its last byte a call can be cut from outside: its token ends or is
 //!  revoked, its role is withdrawn (`recheck`), the drain is over (`shutdown`).
@@ -235,7 +239,8 @@ async fn steps(
         roles::check(&route.access, identity)?;
     }
     // After the checks: a refused call needs no timer.
-    let timeout = deadline::apply(request.headers_mut(), route.timeout)?;
+    let arrived = record.call().started;
+    let limit = deadline::apply(request.headers_mut(), route.timeout, arrived)?;
     // The last look at what the caller sent; from here on it is the gateway's.
     let over_http1 = request.version() < Version::HTTP_2;
     strip(
@@ -254,10 +259,11 @@ async fn steps(
                 request.headers_mut().insert(IDENTITY_HEADER, header);
             }
             record.trace.inject(request.headers_mut());
-            upstream::call(&serving.pools[index], request, timeout, record).await
+            upstream::call(&serving.pools[index], request, limit, record).await
         }
         _ => {
             let call = record.call().clone();
+            let timeout = limit.map(|limit| limit.left());
             let response = Box::pin(runtime.local.call(request, call, timeout)).await?;
             Ok(response.map(|body| body.with_stall_limit(limits.stall_timeout)))
         }

@@ -81,6 +81,7 @@ impl Bound {
         beside.spawn(admin::serve(gateway.clone(), admin));
         beside.spawn(never(reload::follow(gateway.clone(), hangup)));
         beside.spawn(never(recheck::follow(gateway.clone())));
+        gateway.runtime().start();
         let workers = start_workers(&gateway, self.listener)?;
         ready();
         let result = shutdown::run(&gateway, signals, workers).await;

@@ -12,6 +12,10 @@
 //! calls share. So what is held here is bounded by the stream window of the
 //! source; a source without a window (the gateway's own streams) is not read
 //! on, and is given up when it can send nothing for its stall limit.
+//!
+//! What went on can be kept on the way ([`Replay`]), so that it can go to another
+//! receiver once more. Credit is given back for each byte once, however often
+//! it is sent.
 
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
@@ -21,6 +25,7 @@ use h2::SendStream;
 use http::HeaderMap;
 
 use crate::body::{Body, BodyError};
+use crate::upstream::Replay;
 
 /// The largest frame that merging makes, in bytes: with its header of 9 it
 /// fills one TLS record, where one byte more would cost a second record.
@@ -49,6 +54,8 @@ pub(crate) struct Relay {
     /// Comes last: small chunks, merged.
     backlog: BytesMut,
     end: Option<Option<HeaderMap>>,
+    /// How much of what goes next went to another receiver before.
+    replayed: usize,
     /// Whether what a cut makes useless was left out.
     shortened: bool,
     finished: bool,
@@ -64,6 +71,17 @@ impl Relay {
         source: &mut Body,
         sink: &mut SendStream<Bytes>,
     ) -> Poll<Result<(), RelayError>> {
+        self.poll_keeping(cx, source, sink, &mut None)
+    }
+
+    /// The same, and what goes on is kept; `kept` is unset once that is too much.
+    pub(crate) fn poll_keeping(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Body,
+        sink: &mut SendStream<Bytes>,
+        kept: &mut Option<Replay>,
+    ) -> Poll<Result<(), RelayError>> {
         while !self.finished {
             self.advance();
             // A short rest is sent with what comes after it.
@@ -71,11 +89,14 @@ impl Relay {
             let got = wants_more && self.gather(cx, source, MERGE_BYTES)?.is_ready();
             self.advance();
             if !self.queued.is_empty() {
-                match self.poll_send(cx, sink)? {
+                match self.poll_send(cx, sink, kept)? {
                     Poll::Ready(sent) => source.release(sent),
                     Poll::Pending => ready!(self.poll_blocked(cx, source))?,
                 }
             } else if let Some(end) = self.end.take() {
+                if kept.is_some() {
+                    self.end = Some(end.clone());
+                }
                 self.finish(sink, end)?;
             } else if !got {
                 // Nothing to send: listen for a receiver that gives up.
@@ -85,12 +106,13 @@ impl Relay {
         Poll::Ready(Ok(()))
     }
 
-    /// Hands on as much as the receiver has room for; tells how much, or
-    /// everything when nothing is left here.
+    /// Hands on as much as the receiver has room for; tells how much of it is
+    /// new, or everything when nothing is left here.
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
         sink: &mut SendStream<Bytes>,
+        kept: &mut Option<Replay>,
     ) -> Result<Poll<usize>, RelayError> {
         sink.reserve_capacity(self.queued.len());
         while sink.capacity() == 0 {
@@ -102,7 +124,16 @@ impl Relay {
         }
         let most = sink.capacity().min(self.queued.len());
         let part = self.queued.split_to(most);
-        let sent = part.len();
+        let again = self.replayed.min(part.len());
+        let sent = part.len() - again;
+        self.replayed -= again;
+        // Before it is sent: a receiver that is gone has not got it.
+        if kept
+            .as_mut()
+            .is_some_and(|kept| !kept.push(part.slice(again..)))
+        {
+            *kept = None;
+        }
         self.moved = self.moved.wrapping_add(1);
         self.advance();
         let empty = self.queued.is_empty();
@@ -151,6 +182,17 @@ impl Relay {
             .into();
         self.next = Bytes::new();
         self.backlog = BytesMut::new();
+    }
+
+    /// Begins anew, for another receiver, with what went on before.
+    pub(crate) fn rewind(&mut self, kept: &Replay) {
+        let held = [&self.queued[..], &self.next, &self.backlog].concat();
+        let unsent = held.get(self.replayed..).unwrap_or_default();
+        self.queued = kept.followed_by(unsent);
+        self.next = Bytes::new();
+        self.backlog = BytesMut::new();
+        self.replayed = kept.len();
+        self.finished = false;
     }
 
     fn finish(

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub(crate) use intellirouter::security::ADMIN_ROLE as ADMIN;
 pub(crate) use intellirouter::security::policy::{ANYONE, Access, is_name};
-use intellirouter::security::policy::{MethodPolicy, method_policies};
+use intellirouter::security::policy::{Idempotency, MethodPolicy, method_policies};
 use prost_reflect::DescriptorPool;
 
 use crate::config::{Config, EVENT_PATHS, LimitsConfig, RouteConfig};
@@ -44,6 +44,11 @@ pub(crate) struct Route {
     /// One message each way, as the descriptor set says: such a call may end
     /// after its caller's token.
     pub(crate) unary: bool,
+    /// Several messages one way or both, as the descriptor set says. Of a method
+    /// that no descriptor names neither is known.
+    pub(crate) streams: bool,
+    /// Whether a call may be made twice.
+    pub(crate) idempotent: bool,
     pub(crate) metrics: RouteMetrics,
     /// Unset where no limit covers the route.
     pub(crate) rates: OnceLock<RouteRates>,
@@ -57,6 +62,8 @@ impl Route {
             timeout: None,
             forward_authorization: false,
             unary: false,
+            streams: false,
+            idempotent: false,
             metrics: RouteMetrics::new(name.to_owned()),
             rates: OnceLock::new(),
         }
@@ -73,6 +80,8 @@ impl Route {
         part.timeout = self.timeout;
         part.forward_authorization = self.forward_authorization;
         part.unary = self.unary;
+        part.streams = self.streams;
+        part.idempotent = self.idempotent;
         part
     }
 }
@@ -249,6 +258,10 @@ impl RouteTable {
         let mut route = Route::new(&path, covering.target, covering.access.clone());
         route.forward_authorization = covering.forward_authorization;
         route.unary = unary;
+        route.streams = !unary;
+        route.idempotent = written
+            .and_then(|route| route.idempotent)
+            .unwrap_or(policy.idempotency != Idempotency::Unknown);
         route.timeout = written.and_then(|route| route.timeout).or(policy.timeout);
         if route.access == Access::NoRule {
             route.access = policy.access;
@@ -295,6 +308,7 @@ fn from_config(config: &RouteConfig) -> Route {
     let mut route = Route::new(&config.pattern, target, access);
     route.timeout = config.timeout;
     route.forward_authorization = config.forward_authorization;
+    route.idempotent = config.idempotent.unwrap_or(false);
     route
 }
 

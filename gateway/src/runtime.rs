@@ -87,6 +87,21 @@ impl Runtime {
         }))
     }
 
+    /// This generation is the one in use from now on. Must run on the runtime
+    /// that lasts as long as the process.
+    pub(crate) fn start(&self) {
+        for upstream in &self.upstreams {
+            upstream.start();
+        }
+    }
+
+    /// Ready once it is known which endpoints there are, within some seconds.
+    pub(crate) async fn first_look(&self) {
+        for upstream in &self.upstreams {
+            upstream.first_look().await;
+        }
+    }
+
     pub(crate) fn tls(&self) -> TlsAcceptor {
         self.listener.tls.clone()
     }
@@ -128,8 +143,8 @@ fn upstreams(
         .iter()
         .map(|config| {
             let old = old.iter().find(|old| old.name == config.name);
-            let open = telemetry.transport.upstream_connections(&config.name);
-            Upstream::open(config, old, &open).map_err(|error| {
+            let figures = telemetry.transport.upstream(&config.name);
+            Upstream::open(config, old, &figures).map_err(|error| {
                 StartError::setting(format!("upstreams \"{}\"", config.name), error)
             })
         })

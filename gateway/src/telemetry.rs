@@ -17,6 +17,7 @@
 
 mod build;
 mod transport;
+mod upstream;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -42,6 +43,8 @@ use crate::revocation::RevocationMetrics;
 use crate::routes::Target;
 use crate::trace::{CallTrace, Ended, Tracing};
 use transport::Transport;
+pub(crate) use transport::{Closed, UpstreamFigures};
+use upstream::UpstreamMetrics;
 
 /// The number of gRPC codes.
 const CODES: usize = 17;
@@ -89,6 +92,15 @@ struct ReasonLabels {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RetryLabels {
+    upstream: String,
+    /// How the try before it failed.
+    reason: &'static str,
+    /// `retried`, or why not.
+    outcome: &'static str,
+}
+
 /// All metrics of one gateway.
 pub(crate) struct Telemetry {
     registry: Registry,
@@ -96,6 +108,7 @@ pub(crate) struct Telemetry {
     calls: Family<CallLabels, Counter>,
     seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
     refusals: Family<RefusalLabels, Counter>,
+    retries: Family<RetryLabels, Counter>,
     connections_closed: Family<ReasonLabels, Counter>,
     pub(crate) connections: Gauge,
     pub(crate) event_streams: Gauge,
@@ -115,6 +128,7 @@ pub(crate) struct Telemetry {
     /// Whether each call is logged.
     pub(crate) access_log: AtomicBool,
     pub(crate) transport: Arc<Transport>,
+    pub(crate) upstreams: UpstreamMetrics,
     pub(crate) tracing: Tracing,
 }
 
@@ -142,6 +156,7 @@ impl Telemetry {
         tracing.register(&mut registry);
         let transport = Transport::default();
         transport.register(&mut registry);
+        let upstreams = UpstreamMetrics::register(&mut registry);
         let calls = Family::default();
         registry.register("calls", "Finished calls by true gRPC status", calls.clone());
         let seconds: Family<_, _, fn() -> Histogram> =
@@ -156,6 +171,12 @@ impl Telemetry {
             "refusals",
             "Calls that the gateway answered itself",
             refusals.clone(),
+        );
+        let retries = Family::default();
+        registry.register(
+            "retries",
+            "Failed tries of calls that may be tried again, and whether they were",
+            retries.clone(),
         );
         let connections_closed = Family::default();
         registry.register(
@@ -254,6 +275,7 @@ impl Telemetry {
             calls,
             seconds,
             refusals,
+            retries,
             connections_closed,
             connections,
             event_streams,
@@ -271,6 +293,7 @@ impl Telemetry {
             log_lines_dropped,
             access_log: AtomicBool::new(access_log),
             transport: Arc::new(transport),
+            upstreams,
             tracing,
         })
     }
@@ -356,6 +379,8 @@ pub(crate) struct CallRecord {
     call: Listed,
     /// The backend that the call went to.
     endpoint: Option<Arc<str>>,
+    /// How often it was sent to one.
+    tries: u32,
     pub(crate) trace: CallTrace,
     code: Option<Code>,
     reason: &'static str,
@@ -370,6 +395,7 @@ impl CallRecord {
             telemetry: telemetry.clone(),
             call,
             endpoint: None,
+            tries: 0,
             trace: CallTrace::Off,
             code: None,
             reason: "",
@@ -398,6 +424,22 @@ impl CallRecord {
     pub(crate) fn connected(&mut self, endpoint: &Arc<str>) {
         self.trace.event_with("connected", "endpoint", endpoint);
         self.endpoint = Some(endpoint.clone());
+        self.tries += 1;
+    }
+
+    /// A try failed, and another may follow: `outcome` says whether one does.
+    pub(crate) fn retry(&mut self, upstream: &str, reason: &'static str, outcome: &'static str) {
+        let labels = RetryLabels {
+            upstream: upstream.to_owned(),
+            reason,
+            outcome,
+        };
+        self.telemetry.retries.get_or_create(&labels).inc();
+        let event = match outcome {
+            "retried" => "retry",
+            _ => "no retry",
+        };
+        self.trace.event_with(event, "reason", reason);
     }
 
     /// Whether the call's end is known.
@@ -504,6 +546,7 @@ impl CallRecord {
                 bytes_out = self.bytes_out,
                 ms = (elapsed.as_micros() as f64) / 1e3,
                 endpoint = self.endpoint.as_deref(),
+                tries = (self.tries > 1).then_some(self.tries),
                 trace_id = self.trace.trace_id().map(tracing::field::display),
             );
         }

@@ -25,7 +25,7 @@ use crate::calls::OpenCalls;
 use crate::certs::{self, DevFiles};
 use crate::config::Config;
 use crate::layers::authenticate::{Authenticate, Identity};
-use crate::routes::RouteTable;
+use crate::routes::{Route, RouteTable};
 use crate::server::Client;
 use crate::telemetry::{CallRecord, Protocol, Telemetry};
 use crate::trace::Tracing;
@@ -221,6 +221,8 @@ where
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
+            // Else paused time runs while a small frame waits for an ACK.
+            socket.set_nodelay(true).unwrap();
             let handler = handler.clone();
             tokio::spawn(async move {
                 let mut connection = h2::server::handshake(socket).await.unwrap();
@@ -260,8 +262,20 @@ pub(crate) fn client() -> Arc<Client> {
 /// A call that nobody looks at.
 pub(crate) fn call_record() -> Box<CallRecord> {
     let telemetry = Telemetry::new(false, Tracing::off());
-    let route = RouteTable::new(&config(""), &DescriptorPool::new()).unknown;
+    call_record_of(&telemetry, route(|_| {}))
+}
+
+/// A route like that of unknown calls, but for what `edit` changes.
+pub(crate) fn route(edit: impl FnOnce(&mut Route)) -> Arc<Route> {
+    let unknown = RouteTable::new(&config(""), &DescriptorPool::new()).unknown;
+    let mut route = Arc::into_inner(unknown).unwrap();
+    edit(&mut route);
+    Arc::new(route)
+}
+
+/// A call of this route.
+pub(crate) fn call_record_of(telemetry: &Arc<Telemetry>, route: Arc<Route>) -> Box<CallRecord> {
     let path = http::uri::PathAndQuery::from_static("/a.S/M");
     let call = OpenCalls::new(1).open((0, 1), Protocol::Grpc, client(), path, route);
-    CallRecord::begin(&telemetry, call)
+    CallRecord::begin(telemetry, call)
 }

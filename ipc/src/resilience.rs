@@ -42,7 +42,9 @@ mod settings;
 mod verdict;
 
 pub use backoff::{Backoff, Random};
-pub use breaker::{Breaker, BreakerOpen, BreakerReport, BreakerState, OpenReason, Permit};
+pub use breaker::{
+    Breaker, BreakerOpen, BreakerReport, BreakerState, OpenReason, Permit, Readiness,
+};
 pub use budget::RetryBudget;
 pub use policy::{CallKind, ResiliencePolicy};
 pub use settings::{BreakerSettings, Resilience};

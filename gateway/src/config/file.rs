@@ -10,6 +10,7 @@ use super::certificates::FileCertificate;
 use super::limits::FileLimits;
 use super::revocation::FileRevocation;
 use super::trace::FileTrace;
+use super::upstream::FileUpstream;
 
 /// The configuration of an IntelliRouter gateway.
 #[derive(Debug, Default, Deserialize)]
@@ -171,27 +172,6 @@ pub(crate) struct FileDescriptors {
     pub(crate) files: Vec<String>,
 }
 
-/// One service behind the gateway.
-#[derive(Debug, Default, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct FileUpstream {
-    /// What routes call it; also the `aud` of identity tokens for it. Required.
-    pub(crate) name: Option<String>,
-    /// `https://HOST:PORT` or `http://HOST:PORT`; calls take turns. At least one.
-    pub(crate) endpoints: Vec<String>,
-    /// Authorities of the backends' certificates, PEM; required for `https://`.
-    pub(crate) ca_file: Option<String>,
-    /// The gateway's client certificate, PEM; together with `key_file`.
-    pub(crate) cert_file: Option<String>,
-    /// Its private key, PEM.
-    pub(crate) key_file: Option<String>,
-    /// The name in the backends' certificates; default: the host.
-    pub(crate) server_name: Option<String>,
-    /// 1s to 60s; default `3s`.
-    pub(crate) connect_timeout: Option<String>,
-}
-
 /// One route.
 #[derive(Debug, Default, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -214,4 +194,7 @@ pub(crate) struct FileRoute {
     pub(crate) timeout: Option<String>,
     /// Whether the caller's token goes to the backend too; default false.
     pub(crate) forward_authorization: bool,
+    /// Whether a call may be made twice, so that it may be tried again; default: as the
+    /// descriptors say (`idempotency_level`).
+    pub(crate) idempotent: Option<bool>,
 }

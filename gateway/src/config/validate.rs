@@ -9,15 +9,15 @@ use std::time::Duration;
 use intellirouter::events::ChannelPattern;
 
 use super::faults::Source;
-use super::file::{FileConfig, FileEventRule, FileEvents, FileRoute, FileUpstream};
+use super::file::{FileConfig, FileEventRule, FileEvents, FileRoute};
 use super::{
-    Config, CorsConfig, EndpointConfig, EventRule, EventsConfig, IdentityConfig, ListenConfig,
-    LogConfig, RouteConfig, UpstreamConfig, UpstreamTls,
+    Config, CorsConfig, EventRule, EventsConfig, IdentityConfig, ListenConfig, LogConfig,
+    RouteConfig, UpstreamConfig,
 };
 use crate::routes::is_name;
 
 /// What a `[[routes]]` entry names as upstream for the gateway's own services.
-const OWN_SERVICES: &str = "gateway";
+pub(super) const OWN_SERVICES: &str = "gateway";
 
 pub(super) struct Validate<'s, 'a> {
     pub(super) source: &'s mut Source<'a>,
@@ -187,90 +187,6 @@ impl Validate<'_, '_> {
         patterns
     }
 
-    fn upstream(&mut self, i: usize, file: FileUpstream) -> UpstreamConfig {
-        let at = format!("upstreams[{i}]");
-        let name = file.name.unwrap_or_default();
-        if name.is_empty() || name == OWN_SERVICES {
-            self.source.fault(
-                &at,
-                format!("name: expected a name other than \"{OWN_SERVICES}\""),
-            );
-        }
-        if file.endpoints.is_empty() {
-            self.source
-                .fault(&at, "endpoints: missing; expected at least one URL");
-        }
-        let endpoints: Vec<_> = file
-            .endpoints
-            .iter()
-            .enumerate()
-            .filter_map(|(j, url)| self.endpoint(&format!("{at}.endpoints[{j}]"), url))
-            .collect();
-        let tls = endpoints.iter().any(|endpoint| endpoint.tls).then(|| {
-            let client = match (file.cert_file, file.key_file) {
-                (Some(cert), Some(key)) => Some((
-                    self.file(&format!("{at}.cert_file"), Some(cert)),
-                    self.file(&format!("{at}.key_file"), Some(key)),
-                )),
-                (None, None) => None,
-                _ => {
-                    self.source
-                        .fault(&at, "expected cert_file and key_file together, or neither");
-                    None
-                }
-            };
-            UpstreamTls {
-                ca_file: self.file(&format!("{at}.ca_file"), file.ca_file),
-                client,
-                server_name: file.server_name,
-            }
-        });
-        let connect_timeout = self.duration(
-            &format!("{at}.connect_timeout"),
-            file.connect_timeout,
-            (3, 1, 60),
-        );
-        UpstreamConfig {
-            name,
-            endpoints,
-            connect_timeout,
-            tls,
-        }
-    }
-
-    fn endpoint(&mut self, at: &str, text: &str) -> Option<EndpointConfig> {
-        let expected = "expected \"https://HOST:PORT\" or \"http://HOST:PORT\"";
-        let url = match url::Url::parse(text) {
-            Ok(url) => url,
-            Err(error) => {
-                self.source.fault(at, format!("{expected}: {error}"));
-                return None;
-            }
-        };
-        let tls = match url.scheme() {
-            "https" => true,
-            "http" => false,
-            other => {
-                self.source
-                    .fault(at, format!("{expected}, found scheme \"{other}\""));
-                return None;
-            }
-        };
-        let plain =
-            matches!(url.path(), "" | "/") && url.query().is_none() && url.username().is_empty();
-        match (url.host_str(), url.port_or_known_default()) {
-            (Some(host), Some(port)) if plain => {
-                let host = host.trim_matches(['[', ']']).to_owned();
-                Some(EndpointConfig { host, port, tls })
-            }
-            _ => {
-                self.source
-                    .fault(at, format!("{expected} and nothing after it"));
-                None
-            }
-        }
-    }
-
     fn unique_names(&mut self, upstreams: &[UpstreamConfig]) {
         for (i, upstream) in upstreams.iter().enumerate() {
             if upstreams[..i]
@@ -316,6 +232,7 @@ impl Validate<'_, '_> {
                 public: file.public,
                 timeout,
                 forward_authorization: file.forward_authorization,
+                idempotent: file.idempotent,
             });
         }
         routes
@@ -420,16 +337,26 @@ impl Validate<'_, '_> {
         &mut self,
         at: &str,
         given: Option<String>,
-        bounds: (u64, u64, u64),
+        (default, min, max): (u64, u64, u64),
     ) -> Duration {
-        let (default, min, max) = bounds;
-        let default = Duration::from_secs(default);
+        let bounds = [default, min, max].map(Duration::from_secs);
+        self.time(at, given, bounds.into())
+    }
+
+    /// `bounds` are default, least and most.
+    pub(super) fn time(
+        &mut self,
+        at: &str,
+        given: Option<String>,
+        (default, min, max): (Duration, Duration, Duration),
+    ) -> Duration {
         let Some(text) = given else { return default };
         match parse_duration(&text) {
-            Some(d) if (Duration::from_secs(min)..=Duration::from_secs(max)).contains(&d) => d,
+            Some(d) if (min..=max).contains(&d) => d,
             Some(_) => {
+                let (min, max) = (in_seconds(min), in_seconds(max));
                 self.source
-                    .fault(at, format!("expected {min}s to {max}s, found \"{text}\""));
+                    .fault(at, format!("expected {min} to {max}, found \"{text}\""));
                 default
             }
             None => {
@@ -465,4 +392,11 @@ pub(super) fn check_pattern(pattern: &str) -> Result<(), &'static str> {
         None => rest.strip_suffix(".*").is_some_and(dotted),
     };
     if good { Ok(()) } else { Err(expected) }
+}
+
+fn in_seconds(time: Duration) -> String {
+    match time.as_millis() {
+        ms if ms % 1000 == 0 => format!("{}s", time.as_secs()),
+        ms => format!("{ms}ms"),
+    }
 }

@@ -25,8 +25,9 @@
 //!
 //! Fails by reading no more: what holds the connection asks [`Verdict::get`]
 //! and closes it. Knows nothing of streams, and judges no frame that h2 does.
-//! Reads in [`Turns`], so that a flood that is allowed holds up no other
-//! connection of its worker for longer.
+//! Reads in [`Turns`] of 32 KiB, each frame counted as 64 bytes more, so that a
+//! flood that is allowed holds up no other connection of its worker for longer
+//! than one read of h2, some 800 of the smallest frames.
 
 mod scan;
 
@@ -44,9 +45,12 @@ use tokio::time::Sleep;
 use self::scan::Scan;
 use super::Turns;
 
-/// How much is read before other connections get their turn, in bytes: some
-/// 3,000 of the smallest frames that carry anything.
+/// How much is read before other connections get their turn, in bytes.
 const TURN: usize = 32 * 1024;
+/// What a frame costs beyond its bytes, as if it had so many more. Enough for
+/// a single read of the smallest ones (h2 reads 8 KiB at a time) to be a turn,
+/// and nothing beside a frame of 16 KiB.
+const FRAME: usize = 64;
 
 /// Why a connection is to be closed, for the one who holds it: h2 gives the
 /// [`FrameGuard`] itself to nobody. The first reason stands.
@@ -146,13 +150,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for FrameGuard<T> {
         }
         let blocks = this.scan.finished;
         let read = this.scan.read(&buf.filled()[before..]);
+        let frames = this.scan.finished.wrapping_sub(blocks);
+        this.io.charge((frames as usize).saturating_mul(FRAME));
         if let Err(reason) = read {
             this.verdict.condemn(reason);
             // What came with it is not for h2 to work through.
             buf.set_filled(before);
             return Poll::Pending;
         }
-        if this.scan.finished != blocks {
+        if frames > 0 {
             // Whatever is unfinished now began just now.
             this.unfinished = None;
         }

@@ -1,4 +1,4 @@
-//! A reader that ends its turn after so many bytes.
+//! A reader that ends its turn after so many bytes, or what costs as much.
 //!
 //! An HTTP/2 connection reads as long as its socket has bytes. A fast backend
 //! then fills the buffers of every stream before the tasks that empty them may
@@ -23,6 +23,12 @@ impl<T> Turns<T> {
     /// `turn` is how much is read before other tasks get theirs, in bytes.
     pub(crate) fn new(io: T, turn: usize) -> Self {
         Self { io, turn, taken: 0 }
+    }
+
+    /// Counts what was read as so many bytes more: what it costs to work
+    /// through does not follow from its size alone.
+    pub(crate) fn charge(&mut self, bytes: usize) {
+        self.taken = self.taken.saturating_add(bytes);
     }
 }
 
@@ -98,5 +104,23 @@ mod tests {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert!(next.as_mut().poll(&mut cx).is_pending());
         assert_eq!(next.await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_charged_shortens_the_turn() {
+        let (mut peer, io) = tokio::io::duplex(TURN);
+        peer.write_all(&[7; 3]).await.unwrap();
+        let mut reader = Turns::new(io, TURN);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut one = [0; 1];
+        let mut poll = |reader: &mut Turns<_>| {
+            let mut buf = ReadBuf::new(&mut one);
+            Pin::new(reader).poll_read(&mut cx, &mut buf).is_ready()
+        };
+        assert!(poll(&mut reader));
+        reader.charge(TURN - 2);
+        assert!(poll(&mut reader));
+        assert!(!poll(&mut reader));
+        assert!(poll(&mut reader));
     }
 }

@@ -1,36 +1,77 @@
 //! How long a call may take: the smaller of the caller's `grpc-timeout` and
-//! the route's.
+//! the route's, counted from the call's arrival.
 //!
 //! Reads and writes the header (gRPC over HTTP/2, "Timeout": at most 8 digits
-//! and a unit). The caller's own value passes untouched when it is the smaller
-//! one. A malformed value is INVALID_ARGUMENT, as a silently dropped deadline
-//! would be a call without end.
+//! and a unit). A backend is told what is left when its try begins; a value that
+//! is right to [`EXACT`] passes untouched. A malformed value is INVALID_ARGUMENT,
+//! as a silently dropped deadline would be a call without end.
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 use intellirouter::security::parse_grpc_timeout;
+use tokio::time::Instant;
 
 use crate::reply::Reply;
 
 const HEADER: &str = "grpc-timeout";
 
-/// The time that is left for this call, and the header that says so upstream.
+/// Less than this is not worth a header of its own: the way to the backend
+/// takes as long.
+const EXACT: Duration = Duration::from_millis(1);
+
+/// How long a call may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit {
+    /// From its arrival on.
+    pub(crate) whole: Duration,
+    pub(crate) ends: Instant,
+    /// Whether it is the route's: an operator chose it, no caller.
+    pub(crate) of_route: bool,
+}
+
+/// The limit of a call that arrived then, if it has one. A call whose time is
+/// over goes no further.
 pub(crate) fn apply(
     headers: &mut HeaderMap,
     route: Option<Duration>,
-) -> Result<Option<Duration>, Reply> {
+    arrived: Instant,
+) -> Result<Option<Limit>, Reply> {
     let asked = headers.get(HEADER).map(parse).transpose()?;
-    match (asked, route) {
-        (Some(asked), Some(route)) if route < asked => {
+    let (whole, of_route) = match (asked, route) {
+        (Some(asked), Some(route)) if asked <= route => (asked, false),
+        (Some(asked), None) => (asked, false),
+        (_, Some(route)) => {
             headers.insert(HEADER, format(route));
-            Ok(Some(route))
+            (route, true)
         }
-        (None, Some(route)) => {
-            headers.insert(HEADER, format(route));
-            Ok(Some(route))
+        (None, None) => return Ok(None),
+    };
+    // Beyond what a clock can tell there is no limit.
+    let Some(ends) = arrived.checked_add(whole) else {
+        return Ok(None);
+    };
+    if ends <= Instant::now() {
+        return Err(Reply::deadline());
+    }
+    Ok(Some(Limit {
+        whole,
+        ends,
+        of_route,
+    }))
+}
+
+impl Limit {
+    pub(crate) fn left(&self) -> Duration {
+        self.ends.saturating_duration_since(Instant::now())
+    }
+
+    /// Tells a backend what is left, in headers that say the whole.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+        let left = self.left();
+        if self.whole.saturating_sub(left) >= EXACT {
+            headers.insert(HEADER, format(left));
         }
-        (asked, _) => Ok(asked),
     }
 }
 
@@ -73,32 +114,62 @@ mod tests {
         headers
     }
 
-    #[test]
-    fn the_callers_smaller_deadline_passes_untouched() {
+    fn limit(headers: &mut HeaderMap, route: Option<Duration>) -> Option<Limit> {
+        apply(headers, route, Instant::now()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_callers_smaller_deadline_passes_untouched() {
         let mut headers = with("1500m");
-        let left = apply(&mut headers, Some(Duration::from_secs(30))).unwrap();
-        assert_eq!(left, Some(Duration::from_millis(1500)));
+        let limit = limit(&mut headers, Some(Duration::from_secs(30))).unwrap();
+        assert_eq!(limit.left(), Duration::from_millis(1500));
+        assert!(!limit.of_route);
+        limit.tell(&mut headers);
         assert_eq!(headers[HEADER], "1500m");
     }
 
-    #[test]
-    fn the_routes_smaller_deadline_is_told_upstream() {
+    #[tokio::test(start_paused = true)]
+    async fn the_routes_smaller_deadline_is_told_upstream() {
         let mut headers = with("1H");
-        let left = apply(&mut headers, Some(Duration::from_secs(30))).unwrap();
-        assert_eq!(left, Some(Duration::from_secs(30)));
+        let limit = limit(&mut headers, Some(Duration::from_secs(30))).unwrap();
+        assert_eq!(limit.whole, Duration::from_secs(30));
+        assert!(limit.of_route);
         assert_eq!(headers[HEADER], "30000000u");
     }
 
-    #[test]
-    fn a_malformed_deadline_is_refused() {
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_is_told_what_is_left_when_its_try_begins() {
+        let mut headers = with("10S");
+        let limit = limit(&mut headers, None).unwrap();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        limit.tell(&mut headers);
+        assert_eq!(headers[HEADER], "6000000u");
+        tokio::time::advance(Duration::from_secs(60)).await;
+        limit.tell(&mut headers);
+        assert_eq!(headers[HEADER], "0n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_counts_from_the_arrival_of_the_call() {
+        let arrived = Instant::now();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let limit = apply(&mut with("3S"), None, arrived).unwrap().unwrap();
+        assert_eq!(limit.left(), Duration::from_secs(1));
+        let late = apply(&mut with("2S"), None, arrived).unwrap_err();
+        assert_eq!(late.label, "deadline");
+    }
+
+    #[tokio::test]
+    async fn a_malformed_deadline_is_refused() {
         for bad in ["", "5", "S", "123456789S", "-1S", "1.5S", "5s", "5 S"] {
-            assert!(apply(&mut with(bad), None).is_err(), "{bad:?}");
+            let refused = apply(&mut with(bad), None, Instant::now());
+            assert!(refused.is_err(), "{bad:?}");
         }
     }
 
-    #[test]
-    fn no_deadline_stays_none() {
-        assert_eq!(apply(&mut HeaderMap::new(), None).unwrap(), None);
+    #[tokio::test]
+    async fn no_deadline_stays_none() {
+        assert_eq!(limit(&mut HeaderMap::new(), None), None);
     }
 
     proptest::proptest! {

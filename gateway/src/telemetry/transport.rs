@@ -1,5 +1,5 @@
-//! What operators see of connections: handshakes that fail, connections to
-//! backends, and when certificates expire.
+//! What operators see of connections: handshakes that fail, endpoints of
+//! backends and connections to them, and when certificates expire.
 //!
 //! Labels are names and paths of the configuration, or from fixed sets.
 
@@ -28,6 +28,12 @@ struct UpstreamLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ClosedLabels {
+    upstream: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct FileLabels {
     file: String,
 }
@@ -37,6 +43,9 @@ struct FileLabels {
 pub(crate) struct Transport {
     handshakes: Family<ReasonLabels, Counter>,
     upstream_connections: Family<UpstreamLabels, Gauge>,
+    upstream_closed: Family<ClosedLabels, Counter>,
+    upstream_endpoints: Family<UpstreamLabels, Gauge>,
+    discovery_faults: Family<UpstreamLabels, Counter>,
     expiries: Family<FileLabels, Gauge>,
     certificates: Mutex<Vec<PathBuf>>,
 }
@@ -58,6 +67,21 @@ impl Transport {
             self.upstream_connections.clone(),
         );
         registry.register(
+            "upstream_connections_closed",
+            "Connections to backends that the gateway closed itself, by upstream and reason",
+            self.upstream_closed.clone(),
+        );
+        registry.register(
+            "upstream_endpoints",
+            "Endpoints that are known, by upstream",
+            self.upstream_endpoints.clone(),
+        );
+        registry.register(
+            "upstream_discovery_faults",
+            "Looks for the endpoints of an upstream that found none, or a fault",
+            self.discovery_faults.clone(),
+        );
+        registry.register(
             "certificate_expiry_seconds",
             "When the first certificate of a file expires, in seconds since 1970",
             self.expiries.clone(),
@@ -71,12 +95,22 @@ impl Transport {
             .inc();
     }
 
-    /// The figure that connections to this upstream count in.
-    pub(crate) fn upstream_connections(&self, upstream: &str) -> Gauge {
-        self.upstream_connections
-            .get_or_create_owned(&UpstreamLabels {
-                upstream: upstream.to_owned(),
-            })
+    /// The figures of this upstream; all of them are there from now on.
+    pub(crate) fn upstream(&self, name: &str) -> UpstreamFigures {
+        let labels = || UpstreamLabels {
+            upstream: name.to_owned(),
+        };
+        UpstreamFigures {
+            connections: self.upstream_connections.get_or_create_owned(&labels()),
+            endpoints: self.upstream_endpoints.get_or_create_owned(&labels()),
+            discovery_faults: self.discovery_faults.get_or_create_owned(&labels()),
+            closed: Closed::ALL.map(|closed| {
+                let upstream = name.to_owned();
+                let reason = closed.label();
+                let labels = ClosedLabels { upstream, reason };
+                self.upstream_closed.get_or_create_owned(&labels)
+            }),
+        }
     }
 
     /// Shows these certificate files from now on, and no others. Reads them.
@@ -114,6 +148,55 @@ impl Transport {
         self.certificates
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The figures of one upstream.
+#[derive(Clone, Default)]
+pub(crate) struct UpstreamFigures {
+    /// Connections that are open.
+    pub(crate) connections: Gauge,
+    /// Endpoints that are known.
+    pub(crate) endpoints: Gauge,
+    /// Looks that found none, or a fault.
+    pub(crate) discovery_faults: Counter,
+    /// By [`Closed`].
+    closed: [Counter; Closed::ALL.len()],
+}
+
+impl UpstreamFigures {
+    /// The gateway has closed a connection.
+    pub(crate) fn closed(&self, why: Closed) {
+        self.closed[why as usize].inc();
+    }
+
+    /// How many it has closed for that.
+    #[cfg(test)]
+    pub(crate) fn how_many_closed(&self, why: Closed) -> u64 {
+        self.closed[why as usize].get()
+    }
+}
+
+/// Why the gateway closes a connection to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// It had no call for too long.
+    Idle = 0,
+    /// It was too old.
+    Age = 1,
+    /// Its peer did not answer a PING.
+    Keepalive = 2,
+}
+
+impl Closed {
+    const ALL: [Self; 3] = [Self::Idle, Self::Age, Self::Keepalive];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Age => "age",
+            Self::Keepalive => "keepalive",
+        }
     }
 }
 
@@ -172,6 +255,24 @@ fn reason(error: &io::Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_figures_of_an_upstream_are_there_before_anything_happens() {
+        let transport = Transport::default();
+        let figures = transport.upstream("a");
+        figures.closed(Closed::Age);
+        let shown = registered(&transport);
+        for line in [
+            "upstream_connections{upstream=\"a\"} 0",
+            "upstream_endpoints{upstream=\"a\"} 0",
+            "upstream_discovery_faults_total{upstream=\"a\"} 0",
+            "upstream_connections_closed_total{upstream=\"a\",reason=\"idle\"} 0",
+            "upstream_connections_closed_total{upstream=\"a\",reason=\"age\"} 1",
+            "upstream_connections_closed_total{upstream=\"a\",reason=\"keepalive\"} 0",
+        ] {
+            assert!(shown.contains(line), "{line} is missing in\n{shown}");
+        }
+    }
 
     fn registered(transport: &Transport) -> String {
         let mut registry = Registry::with_prefix("intellirouter");

@@ -1,48 +1,33 @@
-//! Opens connections to endpoints: TCP, TLS with the gateway's certificate,
-//! HTTP/2.
+//! Opens connections to endpoints: TCP, TLS with the gateway's certificate, and
+//! HTTP/2 ([`super::connection`]).
 //!
 //! TCP_NODELAY is set; keepalive (20 s idle, 3 probes of 5 s) and
-//! TCP_USER_TIMEOUT (30 s) end connections to hosts that vanished. What one
-//! connection buffers is bounded by the windows of its streams, 128 KiB each,
-//! credit being given only after data went on. The connection's own window has
-//! room for all its calls, [`CALLS`]: callers that do not read must not hold up
-//! those that do.
-//!
-//! h2 defends a connection against its peer by budgets whose end is the end of
-//! the connection. A backend is trusted, and callers could spend them for it:
-//! answers that come late to streams that were given up count as faults of the
-//! peer (1,024 in the life of a connection), and so does every small DATA frame
-//! that a caller does not read. So both are without a limit here. What waits
-//! unread is still bounded by the windows; the call that does not read pays.
+//! TCP_USER_TIMEOUT (30 s) end connections to hosts that vanished. All of it
+//! has the connect timeout; when to try again is [`super::dial`]'s concern. A
+//! failure has the names of endpoints looked up again, where they come from DNS.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use http::uri::{Authority, Scheme};
-use prometheus_client::metrics::gauge::Gauge;
+use http::uri::Authority;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 
-use crate::config::{EndpointConfig, UpstreamConfig, UpstreamTls};
-use crate::files::{Fingerprint, fingerprint};
-use crate::io::{Batched, Turns};
-
-/// The most calls on one connection, whatever its peer would allow.
-pub(super) const CALLS: u32 = 1024;
-const STREAM_WINDOW: u32 = 128 * 1024;
-const SEND_BUFFER: usize = 256 * 1024;
-/// How much is read before other tasks get their turn, in bytes.
-const TURN: usize = 128 * 1024;
-const HEADER_BYTES: u32 = 64 * 1024;
+pub(super) use super::connection::CALLS;
+use super::connection::Terms;
+use super::discover::FileFault;
+use super::endpoint::Endpoint;
+use crate::config::{ConnectionsConfig, EndpointConfig, EndpointSource, UpstreamConfig};
+use crate::io::Batched;
+use crate::telemetry::UpstreamFigures;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -59,252 +44,160 @@ pub(crate) enum UpstreamError {
     ServerName { name: String },
     #[error("\"{name}\" is no authority that a request can have")]
     Authority { name: String },
+    #[error("https:// needs the upstream's ca_file")]
+    NoAuthorities,
     #[error(transparent)]
     Tls(#[from] intellirouter::IpcError),
+    #[error(transparent)]
+    File(#[from] FileFault),
 }
 
-/// An upstream as the workers share it.
-pub(crate) struct Upstream {
-    pub(crate) name: String,
-    config: UpstreamConfig,
-    files: Fingerprint,
-    pub(crate) endpoints: Vec<Endpoint>,
-    pub(crate) connect_timeout: Duration,
+/// How endpoints of one upstream are connected to.
+pub(crate) struct Dialer {
+    pub(super) upstream: String,
+    connector: Option<TlsConnector>,
+    /// The name in the certificates of all endpoints, if it is not their host.
+    server_name: Option<String>,
+    timeout: Duration,
+    pub(super) limits: ConnectionsConfig,
+    pub(super) figures: UpstreamFigures,
+    /// Told of each connection that could not be made.
+    pub(super) failed: Arc<Notify>,
 }
 
-pub(crate) struct Endpoint {
-    /// As it is written in the configuration.
-    pub(crate) name: Arc<str>,
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    pub(crate) scheme: Scheme,
-    pub(crate) authority: Authority,
-    /// The calls in flight of each connection, of all workers.
-    connections: Mutex<Vec<Weak<AtomicUsize>>>,
-    failure: Mutex<Option<(SystemTime, String)>>,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
-    /// Connections that are open, of the whole upstream.
-    open: Gauge,
+/// What an endpoint is called.
+pub(super) struct Names {
+    /// In its certificate, where it has one.
+    pub(super) certificate: Option<ServerName<'static>>,
+    /// In `:authority`.
+    pub(super) authority: Authority,
 }
 
-impl Upstream {
-    /// As the configuration says: `old`, if that is the same and so are its
-    /// certificates. `open` counts its connections.
-    pub(crate) fn open(
+impl Dialer {
+    /// Reads the certificates.
+    pub(super) fn new(
         config: &UpstreamConfig,
-        old: Option<&Arc<Self>>,
-        open: &Gauge,
-    ) -> Result<Arc<Self>, UpstreamError> {
-        let tls = config.tls.as_ref();
-        // Before the files are used: a change in between shows at the next look.
-        let files = fingerprint(tls.into_iter().flat_map(UpstreamTls::files));
-        if let Some(old) = old.filter(|old| old.config == *config && old.files == files) {
-            return Ok(old.clone());
-        }
-        let connector = tls
-            .map(|tls| {
-                let client = tls
-                    .client
-                    .as_ref()
-                    .map(|(cert, key)| (cert.as_path(), key.as_path()));
-                intellirouter::security::client_config(Some(&tls.ca_file), client, &[b"h2"])
-            })
-            .transpose()?
-            .map(|config| TlsConnector::from(Arc::new(config)));
-        let name = tls.and_then(|tls| tls.server_name.as_deref());
-        let endpoints = config
-            .endpoints
-            .iter()
-            .map(|endpoint| Endpoint::new(endpoint, connector.as_ref(), name, open.clone()))
-            .collect::<Result<_, _>>()?;
-        Ok(Arc::new(Self {
-            name: config.name.clone(),
-            endpoints,
-            connect_timeout: config.connect_timeout,
-            config: config.clone(),
-            files,
-        }))
-    }
-}
-
-impl Endpoint {
-    fn new(
-        config: &EndpointConfig,
-        connector: Option<&TlsConnector>,
-        server_name: Option<&str>,
-        open: Gauge,
+        figures: UpstreamFigures,
+        failed: Arc<Notify>,
     ) -> Result<Self, UpstreamError> {
-        let name = server_name.unwrap_or(&config.host);
-        let tls = match connector.filter(|_| config.tls) {
-            Some(connector) => {
-                let server_name = ServerName::try_from(name.to_owned()).map_err(|_| {
-                    UpstreamError::ServerName {
-                        name: name.to_owned(),
-                    }
-                })?;
-                Some((connector.clone(), server_name))
-            }
-            None => None,
-        };
-        let bracketed = if name.contains(':') {
-            format!("[{name}]")
-        } else {
-            name.to_owned()
-        };
-        let authority = format!("{bracketed}:{}", config.port);
-        let scheme = if config.tls {
-            Scheme::HTTPS
-        } else {
-            Scheme::HTTP
+        let tls = config.tls.as_ref();
+        let connector = tls.map(|tls| {
+            let client = tls
+                .client
+                .as_ref()
+                .map(|(cert, key)| (cert.as_path(), key.as_path()));
+            intellirouter::security::client_config(Some(&tls.ca_file), client, &[b"h2"])
+        });
+        let connector = connector.transpose()?;
+        let looked_up = match &config.source {
+            EndpointSource::Dns { host, .. } => Some(host.host.clone()),
+            _ => None,
         };
         Ok(Self {
-            name: format!("{scheme}://{}:{}", config.host, config.port).into(),
-            host: config.host.clone(),
-            port: config.port,
-            scheme,
-            open,
+            upstream: config.name.clone(),
+            connector: connector.map(|config| TlsConnector::from(Arc::new(config))),
+            server_name: tls.and_then(|tls| tls.server_name.clone()).or(looked_up),
+            timeout: config.connect_timeout,
+            limits: config.connections.clone(),
+            figures,
+            failed,
+        })
+    }
+
+    /// What an endpoint is called; an error if it can't be connected to with
+    /// these settings.
+    pub(super) fn names(&self, endpoint: &EndpointConfig) -> Result<Names, UpstreamError> {
+        if endpoint.tls && self.connector.is_none() {
+            return Err(UpstreamError::NoAuthorities);
+        }
+        let name = self.server_name.as_deref().unwrap_or(&endpoint.host);
+        let certificate = endpoint.tls.then(|| ServerName::try_from(name.to_owned()));
+        let authority = format!("{}:{}", bracketed(name), endpoint.port);
+        Ok(Names {
+            certificate: certificate
+                .transpose()
+                .map_err(|_| UpstreamError::ServerName {
+                    name: name.to_owned(),
+                })?,
             authority: Authority::try_from(authority.as_str())
                 .map_err(|_| UpstreamError::Authority { name: authority })?,
-            connections: Mutex::default(),
-            failure: Mutex::default(),
-            tls,
         })
     }
 
-    fn name(&self) -> String {
-        (*self.name).to_owned()
-    }
-
-    /// Counts the calls of a new connection, the first one included.
-    pub(super) fn connected(&self) -> Arc<AtomicUsize> {
-        let in_flight = Arc::new(AtomicUsize::new(1));
-        let mut connections = unpoisoned(&self.connections);
-        connections.retain(|connection| connection.strong_count() > 0);
-        connections.push(Arc::downgrade(&in_flight));
-        *unpoisoned(&self.failure) = None;
-        in_flight
-    }
-
-    pub(super) fn failed(&self, error: &UpstreamError) {
-        *unpoisoned(&self.failure) = Some((SystemTime::now(), error.to_string()));
-    }
-
-    /// What operators are told.
-    pub(crate) fn describe(&self) -> serde_json::Value {
-        let connections = unpoisoned(&self.connections);
-        let in_flight: Vec<_> = connections.iter().filter_map(Weak::upgrade).collect();
-        let calls: usize = in_flight.iter().map(|calls| calls.load(Relaxed)).sum();
-        let failure = unpoisoned(&self.failure);
-        serde_json::json!({
-            "endpoint": self.name(),
-            "connections": in_flight.len(),
-            "calls_in_flight": calls,
-            "last_connect_failure": failure.as_ref().map(|(at, error)| serde_json::json!({
-                "at": OffsetDateTime::from(*at).format(&Rfc3339).unwrap_or_default(),
-                "error": error,
-            })),
-        })
-    }
-
-    /// A connection that is ready for calls, driven by a task of its own.
-    pub(crate) async fn connect(
+    /// A connection that is ready for calls, which count in `in_flight`.
+    pub(super) async fn connect(
         &self,
-        timeout: Duration,
+        endpoint: &Endpoint,
+        in_flight: Arc<AtomicUsize>,
     ) -> Result<SendRequest<Bytes>, UpstreamError> {
-        tokio::time::timeout(timeout, self.open())
-            .await
-            .map_err(|_| UpstreamError::TimedOut {
-                endpoint: self.name(),
-                timeout,
-            })?
+        let connected = tokio::time::timeout(self.timeout, self.open(endpoint, in_flight)).await;
+        let connected = connected.unwrap_or_else(|_| {
+            Err(UpstreamError::TimedOut {
+                endpoint: endpoint.name.to_string(),
+                timeout: self.timeout,
+            })
+        });
+        if connected.is_err() {
+            self.failed.notify_one();
+        }
+        connected
     }
 
-    async fn open(&self) -> Result<SendRequest<Bytes>, UpstreamError> {
+    async fn open(
+        &self,
+        endpoint: &Endpoint,
+        in_flight: Arc<AtomicUsize>,
+    ) -> Result<SendRequest<Bytes>, UpstreamError> {
         let failed = |source| UpstreamError::Connect {
-            endpoint: self.name(),
+            endpoint: endpoint.name.to_string(),
             source,
         };
-        let tcp = TcpStream::connect((self.host.as_str(), self.port))
+        let address = (endpoint.config.host.as_str(), endpoint.config.port);
+        let tcp = TcpStream::connect(address).await.map_err(failed)?;
+        tune(&tcp).map_err(failed)?;
+        let (Some(connector), Some(name)) = (&self.connector, &endpoint.server_name) else {
+            return self.handshake(endpoint, tcp, in_flight).await;
+        };
+        let tls = connector
+            .connect(name.clone(), Batched::new(tcp))
             .await
             .map_err(failed)?;
-        tune(&tcp).map_err(failed)?;
-        match &self.tls {
-            None => self.handshake(tcp).await,
-            Some((connector, name)) => {
-                let tls = connector
-                    .connect(name.clone(), Batched::new(tcp))
-                    .await
-                    .map_err(failed)?;
-                if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
-                    return Err(UpstreamError::NotHttp2 {
-                        endpoint: self.name(),
-                    });
-                }
-                self.handshake(tls).await
-            }
+        if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(UpstreamError::NotHttp2 {
+                endpoint: endpoint.name.to_string(),
+            });
         }
+        self.handshake(endpoint, tls, in_flight).await
     }
 
-    async fn handshake<T>(&self, io: T) -> Result<SendRequest<Bytes>, UpstreamError>
+    async fn handshake<T>(
+        &self,
+        endpoint: &Endpoint,
+        io: T,
+        in_flight: Arc<AtomicUsize>,
+    ) -> Result<SendRequest<Bytes>, UpstreamError>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (send, mut connection) = h2::client::Builder::new()
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(STREAM_WINDOW * CALLS)
-            .max_send_buffer_size(SEND_BUFFER)
-            .max_header_list_size(HEADER_BYTES)
-            .max_local_error_reset_streams(None)
-            .max_concurrent_reset_streams(CALLS as usize)
-            .data_frame_budget(usize::MAX)
-            .enable_push(false)
-            .handshake(Turns::new(io, TURN))
-            .await
-            .map_err(|source| UpstreamError::Http2 {
-                endpoint: self.name(),
-                source,
-            })?;
-        let endpoint = self.name.clone();
-        let open = Open::new(&self.open);
-        let pings = connection.ping_pong();
-        tokio::spawn(async move {
-            let _open = open;
-            if let Err(error) = connection.await {
-                tracing::info!(%endpoint, %error, "upstream connection lost");
-            }
-        });
-        // The answer to a ping comes after the peer's SETTINGS: a peer that is
-        // silent is no connection, and how many calls it takes is known now.
-        if let Some(mut pings) = pings {
-            pings
-                .ping(h2::Ping::opaque())
-                .await
-                .map_err(|source| UpstreamError::Http2 {
-                    endpoint: self.name(),
-                    source,
-                })?;
-        }
-        Ok(send)
+        let terms = Terms {
+            name: endpoint.name.clone(),
+            limits: self.limits.clone(),
+            figures: self.figures.clone(),
+            in_flight,
+        };
+        let opened = terms.open(io).await;
+        opened.map_err(|source| UpstreamError::Http2 {
+            endpoint: endpoint.name.to_string(),
+            source,
+        })
     }
 }
 
-fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Counts a connection while it is open.
-struct Open(Gauge);
-
-impl Open {
-    fn new(count: &Gauge) -> Self {
-        count.inc();
-        Self(count.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
+/// A host as it stands in a URL.
+pub(super) fn bracketed(host: &str) -> std::borrow::Cow<'_, str> {
+    match host.contains(':') {
+        true => format!("[{host}]").into(),
+        false => host.into(),
     }
 }
 

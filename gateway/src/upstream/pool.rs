@@ -1,77 +1,62 @@
 //! The connections of one worker to one upstream.
 //!
-//! A worker keeps its own, so that a call stays on one core. Calls go to the
-//! endpoints in turn; an endpoint that could not be reached is passed over for
-//! [`BACK_OFF`] while another can be, and while any is connected no call waits
-//! for a connection to another. A connection takes as many calls as its
-//! peer allows; then another is opened, up to [`MAX_CONNECTIONS`] for an
-//! endpoint. Beyond that a call is refused, never queued. Half of the
-//! connections are kept for callers that have fewer calls in progress than the
-//! other half takes, so that one caller can't keep out all others. One connection
-//! attempt per endpoint runs at a time; calls that need it wait for its end,
-//! at most the connect timeout each.
+//! A worker keeps its own, so that a call stays on one core. Which endpoint a
+//! call goes to is [`super::balance`]'s concern; the connections to one
+//! endpoint, and their bounds, are [`super::slot`]'s.
+//!
+//! A task looks after them every [`EVERY`], for as long as there is the pool:
+//! then connections close that are dead, idle or too old, or whose endpoint is
+//! gone, though nobody calls.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use h2::SendStream;
-use h2::client::{ResponseFuture, SendRequest};
+use h2::client::ResponseFuture;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Request, Uri, Version};
 use tokio::runtime::Handle;
-use tokio::time::Instant;
-use tonic::Code;
+use tokio::time::{Instant, MissedTickBehavior};
 
-use super::connect::{CALLS, Endpoint, Upstream};
-use super::pace::Pace;
+use super::choice::Dice;
+use super::endpoint::Endpoint;
 use super::rest::Rest;
+use super::shared::{Endpoints, Upstream};
+use super::slot::{Connection, Slot};
 use crate::layers::conduct::Caller;
 use crate::reply::Reply;
 
-/// How long an endpoint that could not be reached is passed over.
-const BACK_OFF: Duration = Duration::from_secs(1);
-/// Connections of one worker to one endpoint.
-const MAX_CONNECTIONS: usize = 8;
-/// Those of them on which a caller may use every place.
-const SHARED_CONNECTIONS: usize = MAX_CONNECTIONS / 2;
+/// How often connections are looked after.
+const EVERY: Duration = Duration::from_secs(1);
 
 /// See the module's comment.
 pub(crate) struct Pool {
     upstream: Arc<Upstream>,
-    slots: Vec<Slot>,
-    next: AtomicUsize,
+    /// One for each endpoint that there was at the last look.
+    slots: ArcSwap<Slots>,
+    dice: Dice,
 }
 
 #[derive(Default)]
-struct Slot {
-    connections: Mutex<Vec<Connection>>,
-    connecting: tokio::sync::Mutex<()>,
-    failed_at: Mutex<Option<Instant>>,
+pub(super) struct Slots {
+    of: Arc<Endpoints>,
+    list: Vec<Arc<Slot>>,
 }
 
-#[derive(Clone)]
-struct Connection {
-    send: SendRequest<Bytes>,
-    in_flight: Arc<AtomicUsize>,
-    pace: Arc<Pace>,
-}
-
-impl Connection {
-    /// How many calls it takes.
-    fn most(&self) -> usize {
-        let allowed = self.send.current_max_send_streams();
-        allowed.min(CALLS as usize)
+impl Slots {
+    pub(super) fn list(&self) -> &[Arc<Slot>] {
+        &self.list
     }
 }
 
 /// A place for one call on a connection.
 pub(crate) struct Lease {
     connection: Connection,
-    upstream: Arc<Upstream>,
-    endpoint: usize,
+    endpoint: Arc<Endpoint>,
     /// Whose call it is, if that is known.
     caller: Option<Caller>,
 }
@@ -79,12 +64,23 @@ pub(crate) struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.connection.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.standing.load.end();
     }
 }
 
 impl Lease {
-    fn endpoint(&self) -> &Endpoint {
-        &self.upstream.endpoints[self.endpoint]
+    /// On a connection that counts the call already.
+    pub(super) fn new(connection: Connection, endpoint: Arc<Endpoint>) -> Self {
+        endpoint.standing.load.begin();
+        Self {
+            connection,
+            endpoint,
+            caller: None,
+        }
+    }
+
+    pub(super) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
     }
 
     /// The endpoint, for logs and traces.
@@ -156,13 +152,35 @@ impl Lease {
 }
 
 impl Pool {
+    /// Must run on the runtime that its calls will run on.
     pub(crate) fn new(upstream: Arc<Upstream>) -> Arc<Self> {
-        let slots = upstream.endpoints.iter().map(|_| Slot::default()).collect();
+        let this = Self::unattended(upstream);
+        tokio::spawn(look_after(Arc::downgrade(&this)));
+        this
+    }
+
+    /// One whose connections nobody looks after.
+    pub(super) fn unattended(upstream: Arc<Upstream>) -> Arc<Self> {
         Arc::new(Self {
             upstream,
-            slots,
-            next: AtomicUsize::new(0),
+            slots: ArcSwap::default(),
+            dice: Dice::new(rand::random()),
         })
+    }
+
+    /// Closes what is not to be kept.
+    pub(super) fn look_after(&self, now: Instant) {
+        for slot in &self.slots().list {
+            slot.look_after(now);
+        }
+    }
+
+    pub(super) fn dice(&self) -> &Dice {
+        &self.dice
+    }
+
+    pub(super) fn upstream(&self) -> &Upstream {
+        &self.upstream
     }
 
     /// Whether this is the pool of that upstream, unchanged.
@@ -170,185 +188,51 @@ impl Pool {
         Arc::ptr_eq(&self.upstream, upstream)
     }
 
-    /// A place for one call, on a connection that lives, for a caller that has
-    /// so many calls in progress.
-    pub(crate) async fn lease(self: &Arc<Self>, calls: usize) -> Result<Lease, Reply> {
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        for step in 0..self.slots.len() {
-            let endpoint = first.wrapping_add(step) % self.slots.len();
-            if let Some(connection) = self.slots[endpoint].take(calls) {
-                if step > 0 {
-                    self.connect_behind(first % self.slots.len());
-                }
-                return Ok(Lease {
-                    connection,
-                    upstream: self.upstream.clone(),
-                    endpoint,
-                    caller: None,
-                });
-            }
+    /// A slot for each endpoint that there is now. Those of endpoints that are
+    /// gone are dropped: their connections close as their last calls end.
+    pub(super) fn slots(&self) -> Arc<Slots> {
+        let slots = self.slots.load_full();
+        let endpoints = self.upstream.endpoints();
+        if Arc::ptr_eq(&slots.of, &endpoints) {
+            return slots;
         }
-        // Boxed, so that a call that needs no connection does not carry the
-        // state of making one.
-        Box::pin(self.connect_any(first, calls)).await
+        let list = endpoints.iter().map(|endpoint| {
+            let mut known = slots.list.iter();
+            let known = known.find(|slot| Arc::ptr_eq(&slot.endpoint, endpoint));
+            known
+                .cloned()
+                .unwrap_or_else(|| Slot::new(endpoint.clone()))
+        });
+        let list = list.collect();
+        let slots = Arc::new(Slots {
+            of: endpoints,
+            list,
+        });
+        self.slots.store(slots.clone());
+        slots
     }
 
-    /// Connects to an endpoint whose turn it was, while the call goes to
-    /// another: a host that is gone must not cost callers the connect timeout.
-    fn connect_behind(self: &Arc<Self>, endpoint: usize) {
-        let slot = &self.slots[endpoint];
-        if slot.backs_off() || slot.connecting.try_lock().is_err() {
-            return;
-        }
-        let pool = self.clone();
-        tokio::spawn(async move {
-            // Its refusal is logged, and no caller waits for it.
-            drop(pool.lease_from(endpoint, 0).await);
-        });
+    #[cfg(test)]
+    pub(super) fn slot(&self, number: usize) -> Arc<Slot> {
+        self.slots().list[number].clone()
     }
 
     /// How many places are taken.
     #[cfg(test)]
     pub(super) fn in_flight(&self) -> usize {
-        let count = |slot: &Slot| -> usize {
-            let connections = slot.lock();
-            let calls = connections
-                .iter()
-                .map(|one| one.in_flight.load(Ordering::Relaxed));
-            calls.sum()
-        };
-        self.slots.iter().map(count).sum()
-    }
-
-    async fn connect_any(&self, first: usize, calls: usize) -> Result<Lease, Reply> {
-        let mut order: Vec<usize> = (0..self.slots.len())
-            .map(|step| first.wrapping_add(step) % self.slots.len())
-            .collect();
-        // One more connection to an endpoint that answers before the first to
-        // one that may not; one that has just failed comes last.
-        order.sort_by_key(|endpoint| {
-            let slot = &self.slots[*endpoint];
-            (slot.lock().is_empty(), slot.backs_off())
-        });
-        let mut refusal = None;
-        for endpoint in order {
-            match self.lease_from(endpoint, calls).await {
-                Ok(lease) => return Ok(lease),
-                Err(reply) => refusal = Some(reply),
-            }
-        }
-        Err(refusal.unwrap_or_else(unreachable))
-    }
-
-    async fn lease_from(&self, endpoint: usize, calls: usize) -> Result<Lease, Reply> {
-        let slot = &self.slots[endpoint];
-        let make = |connection| Lease {
-            connection,
-            upstream: self.upstream.clone(),
-            endpoint,
-            caller: None,
-        };
-        if let Some(connection) = slot.take(calls) {
-            return Ok(make(connection));
-        }
-        let asked = Instant::now();
-        let _one_at_a_time = slot.connecting.lock().await;
-        if let Some(connection) = slot.take(calls) {
-            return Ok(make(connection));
-        }
-        slot.check_room(calls)?;
-        if slot.failed().is_some_and(|at| at >= asked) {
-            // The attempt that this call waited for has failed.
-            return Err(unreachable());
-        }
-        let host = &self.upstream.endpoints[endpoint];
-        match host.connect(self.upstream.connect_timeout).await {
-            Ok(send) => {
-                *slot.failed() = None;
-                let connection = Connection {
-                    send,
-                    in_flight: host.connected(),
-                    pace: Arc::default(),
-                };
-                slot.lock().push(connection.clone());
-                Ok(make(connection))
-            }
-            Err(error) => {
-                *slot.failed() = Some(Instant::now());
-                host.failed(&error);
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(upstream = self.upstream.name, %error, cause, "no connection");
-                Err(unreachable())
-            }
-        }
+        let slots = self.slots();
+        slots.list.iter().map(|slot| slot.in_flight()).sum()
     }
 }
 
-impl Slot {
-    /// A connection with room for a caller that has so many calls in progress,
-    /// counted as used. Dead ones are dropped.
-    fn take(&self, calls: usize) -> Option<Connection> {
-        let mut connections = self.lock();
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        let mut index = 0;
-        let mut places = 0;
-        while let Some(connection) = connections.get_mut(index) {
-            // Ready with an error once the connection is closed or going away.
-            if let std::task::Poll::Ready(Err(_)) = connection.send.poll_ready(&mut cx) {
-                connections.swap_remove(index);
-                continue;
-            }
-            if index >= SHARED_CONNECTIONS && calls >= places {
-                return None;
-            }
-            let most = connection.most();
-            if connection.in_flight.load(Ordering::Relaxed) < most {
-                connection.in_flight.fetch_add(1, Ordering::Relaxed);
-                return Some(connection.clone());
-            }
-            if index < SHARED_CONNECTIONS {
-                places += most;
-            }
-            index += 1;
+async fn look_after(pool: Weak<Pool>) {
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        match pool.upgrade() {
+            Some(pool) => pool.look_after(Instant::now()),
+            None => return,
         }
-        None
     }
-
-    /// Refuses a call for which no further connection may be opened.
-    fn check_room(&self, calls: usize) -> Result<(), Reply> {
-        let connections = self.lock();
-        if connections.len() >= SHARED_CONNECTIONS {
-            let shared = connections.iter().take(SHARED_CONNECTIONS);
-            if calls >= shared.map(Connection::most).sum() {
-                let message = "the caller has as many calls in progress as a backend takes of one";
-                let reply = Reply::new(Code::ResourceExhausted, "too_many_of_caller", message);
-                return Err(reply.retry_after(Duration::from_secs(1)));
-            }
-        }
-        if connections.len() >= MAX_CONNECTIONS {
-            let message = "every connection to the backend is full";
-            return Err(Reply::unavailable("upstream_full", message));
-        }
-        Ok(())
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn failed(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.failed_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn backs_off(&self) -> bool {
-        self.failed().is_some_and(|at| at.elapsed() < BACK_OFF)
-    }
-}
-
-fn unreachable() -> Reply {
-    Reply::unavailable("no_endpoint", "no backend can be reached")
 }

@@ -1,15 +1,27 @@
 //! Against backends on the loopback that answer as they should not.
 
+mod outcomes;
+mod replays;
 mod resets;
+mod retries;
+mod support;
+mod timeouts;
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
-use h2::RecvStream;
+use bytes::Bytes;
 use h2::server::SendResponse;
-use prometheus_client::metrics::gauge::Gauge;
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, StatusCode};
+use http_body::Frame;
 use tokio::sync::Notify;
+use tokio::time::Instant;
+use tonic::Code;
 
 use super::*;
+use crate::body::Kind;
 use crate::test_util::{backend, call_record, config, drain, grpc_head, send_all, status};
 
 async fn call(
@@ -17,10 +29,19 @@ async fn call(
     request: Request<Body>,
     timeout: Option<Duration>,
 ) -> Result<Response<Body>, Reply> {
-    super::call(pool, request, timeout, &mut call_record()).await
+    super::call(pool, request, timeout.map(limit), &mut call_record()).await
 }
 
-async fn pool<F, R>(handler: F) -> std::sync::Arc<Pool>
+/// As a caller chooses it.
+fn limit(whole: Duration) -> Limit {
+    Limit {
+        whole,
+        ends: Instant::now() + whole,
+        of_route: false,
+    }
+}
+
+async fn pool<F, R>(handler: F) -> Arc<Pool>
 where
     F: Fn(Request<RecvStream>, SendResponse<Bytes>) -> R + Clone + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
@@ -30,14 +51,34 @@ where
 }
 
 fn pool_at(endpoints: &str) -> std::sync::Arc<Pool> {
+    Pool::new(upstream_at(endpoints, ""))
+}
+
+/// An upstream with these endpoints, and these settings after its own.
+pub(super) fn upstream_at(endpoints: &str, settings: &str) -> Arc<Upstream> {
+    upstream_after(None, endpoints, settings)
+}
+
+/// The same, as the next generation of `old`.
+pub(super) fn upstream_after(
+    old: Option<&Arc<Upstream>>,
+    endpoints: &str,
+    settings: &str,
+) -> Arc<Upstream> {
     let config = config(&format!(
-        "[[upstreams]]\nname = 'b'\nendpoints = [{endpoints}]\n"
+        "[[upstreams]]\nname = 'b'\nendpoints = [{endpoints}]\n{settings}"
     ));
-    Pool::new(Upstream::open(&config.upstreams[0], None, &Gauge::default()).unwrap())
+    Upstream::open(&config.upstreams[0], old, &Default::default()).unwrap()
+}
+
+/// So many endpoints that nobody connects to.
+pub(super) fn upstream_of(number: usize, settings: &str) -> Arc<Upstream> {
+    let urls = (1..=number).map(|port| format!("'http://127.0.0.1:{port}'"));
+    upstream_at(&urls.collect::<Vec<_>>().join(", "), settings)
 }
 
 /// The refusal that a call to such a backend gets.
-async fn refused(pool: &std::sync::Arc<Pool>) -> Reply {
+async fn refused(pool: &Arc<Pool>) -> Reply {
     match call(pool, Request::new(Body::empty()), None).await {
         Ok(response) => panic!("{:?}", response.headers()),
         Err(reply) => reply,
@@ -45,7 +86,7 @@ async fn refused(pool: &std::sync::Arc<Pool>) -> Reply {
 }
 
 /// What a caller gets of a call that a backend answers at first.
-async fn answered(pool: &std::sync::Arc<Pool>) -> (Vec<u8>, String, bool) {
+async fn answered(pool: &Arc<Pool>) -> (Vec<u8>, String, bool) {
     let mut body = call(pool, Request::new(Body::empty()), None)
         .await
         .unwrap()

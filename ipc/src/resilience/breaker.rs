@@ -12,8 +12,11 @@
 //! not keep all others out, one more probe goes each time that none went for as long as the breaker
 //! was open.
 //!
-//! Limits: constant size; a lock that is held for well under a microsecond, never across a wait. Of
-//! probes, at most 100 more than [`BreakerSettings::probes`] are under way at once.
+//! Who chooses among several destinations looks first ([`Breaker::readiness`]): that counts nothing.
+//!
+//! Limits: constant size; a lock that is held for well under a microsecond, never across a wait. While
+//! it is closed, asking takes no lock at all. Of probes, at most 100 more than
+//! [`BreakerSettings::probes`] are under way at once.
 
 mod state;
 mod window;
@@ -22,6 +25,7 @@ mod window;
 mod tests;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +43,8 @@ pub struct Breaker {
     name: Arc<str>,
     settings: BreakerSettings,
     open_times: Backoff,
+    /// What [`Core::word`] says, to be read without the lock. Written under it.
+    word: AtomicU64,
     core: Mutex<Core>,
 }
 
@@ -51,6 +57,23 @@ pub enum BreakerState {
     Open,
     /// A few, as probes.
     HalfOpen,
+}
+
+/// What a breaker would say to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It may pass.
+    Closed,
+    /// It may pass, as a probe.
+    ProbeDue {
+        /// Since when one may.
+        since: Instant,
+    },
+    /// It may not.
+    Refusing {
+        /// When one may, at the earliest.
+        retry_after: Duration,
+    },
 }
 
 /// Why a breaker opened.
@@ -123,10 +146,12 @@ impl Breaker {
     /// What [`BreakerSettings::validate`] says.
     pub fn new(name: &str, settings: BreakerSettings) -> IpcResult<Self> {
         settings.validate()?;
+        let core = Core::new(&settings);
         Ok(Self {
             name: name.into(),
             open_times: Backoff::new(settings.open_min, settings.open_max),
-            core: Mutex::new(Core::new(&settings)),
+            word: AtomicU64::new(core.word()),
+            core: Mutex::new(core),
             settings,
         })
     }
@@ -143,23 +168,42 @@ impl Breaker {
     /// # Errors
     /// [`BreakerOpen`] if not.
     pub fn try_acquire(self: &Arc<Self>) -> Result<Permit, BreakerOpen> {
+        if let Some(epoch) = self.closed_epoch() {
+            return Ok(self.permit(epoch, false));
+        }
         let now = Instant::now();
         let mut core = self.lock();
         let (answer, change) = core.admit(now, &self.settings);
         let (epoch, reason) = (core.epoch, core.reason);
+        let is_probe = !matches!(core.state, State::Closed);
+        self.publish(&core);
         drop(core);
         self.log(change);
         match answer {
-            Ok(()) => Ok(Permit {
-                breaker: Arc::clone(self),
-                epoch,
-                outcome: Outcome::Ignored,
-            }),
+            Ok(()) => Ok(self.permit(epoch, is_probe)),
             Err(retry_after) => Err(BreakerOpen {
                 name: Arc::clone(&self.name),
                 reason,
                 retry_after,
             }),
+        }
+    }
+
+    /// What a call would be told now. Counts nothing and changes nothing.
+    pub fn readiness(&self) -> Readiness {
+        match self.closed_epoch() {
+            Some(_) => Readiness::Closed,
+            None => self.lock().readiness(Instant::now(), &self.settings),
+        }
+    }
+
+    /// Forgets the calls that it has counted, if it is closed: the destination was out of use, and what
+    /// it did before says nothing of it now.
+    pub fn forget_calls(&self) {
+        let mut core = self.lock();
+        if let State::Closed = core.state {
+            core.consecutive_failures = 0;
+            core.window.clear();
         }
     }
 
@@ -189,6 +233,15 @@ impl Breaker {
         }
     }
 
+    fn permit(self: &Arc<Self>, epoch: u64, is_probe: bool) -> Permit {
+        Permit {
+            breaker: Arc::clone(self),
+            epoch,
+            is_probe,
+            outcome: Outcome::Ignored,
+        }
+    }
+
     fn count(&self, outcome: Outcome, epoch: u64) {
         let now = Instant::now();
         let mut core = self.lock();
@@ -196,8 +249,23 @@ impl Breaker {
             return;
         }
         let change = core.count(outcome, now, &self.settings, &self.open_times);
+        self.publish(&core);
         drop(core);
         self.log(change);
+    }
+
+    /// The epoch, if it is closed. The word stands alone: what a permit of an epoch that has just ended
+    /// says is not counted, as it is of one that was given out a moment before.
+    fn closed_epoch(&self) -> Option<u64> {
+        let word = self.word.load(Ordering::Relaxed);
+        (word & 1 == 0).then_some(word >> 1)
+    }
+
+    fn publish(&self, core: &Core) {
+        // Written only when it changes: those who read it keep their copy.
+        if core.word() != self.word.load(Ordering::Relaxed) {
+            self.word.store(core.word(), Ordering::Relaxed);
+        }
     }
 
     fn log(&self, change: Option<Change>) {
@@ -226,10 +294,16 @@ impl Breaker {
 pub struct Permit {
     breaker: Arc<Breaker>,
     epoch: u64,
+    is_probe: bool,
     outcome: Outcome,
 }
 
 impl Permit {
+    /// Whether the call is made to find out if the destination is back.
+    pub fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+
     /// Says how the call ended.
     pub fn record(mut self, outcome: Outcome) {
         // Counted by the drop that follows, which also serves those who never get here.
@@ -237,13 +311,16 @@ impl Permit {
     }
 
     /// Says how the call will have ended if nobody says more.
-    pub(super) fn presume(&mut self, outcome: Outcome) {
+    pub fn presume(&mut self, outcome: Outcome) {
         self.outcome = outcome;
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.breaker.count(self.outcome, self.epoch);
+        // Only the place of a probe is to be given back.
+        if self.is_probe || self.outcome != Outcome::Ignored {
+            self.breaker.count(self.outcome, self.epoch);
+        }
     }
 }

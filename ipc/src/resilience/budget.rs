@@ -18,8 +18,8 @@ use tokio::time::Instant;
 const RETRY: u64 = 1000;
 /// What is kept of the payments at most.
 const MAX_PAID: u64 = 100 * RETRY;
-/// For how long free retries are kept.
-const BURST: Duration = Duration::from_secs(10);
+/// For how long free retries are kept, in nanoseconds.
+const KEPT: u64 = Duration::from_secs(10).as_nanos() as u64;
 
 /// The retries that are left. One budget stands for one destination, and all who call it share it.
 #[derive(Debug)]
@@ -50,6 +50,12 @@ impl RetryBudget {
         }
     }
 
+    /// How many retries are left now, paid and free.
+    pub fn left(&self) -> u64 {
+        let paid = self.paid.load(Ordering::Relaxed) / RETRY;
+        paid + self.free.as_ref().map_or(0, Free::left)
+    }
+
     /// Takes one retry out; false when none is left.
     pub fn withdraw(&self) -> bool {
         update(&self.paid, |paid| paid.checked_sub(RETRY))
@@ -62,7 +68,7 @@ impl RetryBudget {
 struct Free {
     start: Instant,
     interval: u64,
-    // Up to when the time is taken, in nanoseconds since `start` less `BURST`.
+    // Up to when the time is taken, in nanoseconds since `start` less `KEPT`.
     taken: AtomicU64,
 }
 
@@ -76,13 +82,23 @@ impl Free {
     }
 
     fn take(&self) -> bool {
-        let burst = BURST.as_nanos() as u64;
-        // 64 bits hold 584 years of nanoseconds.
-        let now = burst + self.start.elapsed().as_nanos() as u64;
+        let now = self.now();
         update(&self.taken, |taken| {
-            let taken = taken.max(now - burst) + self.interval;
+            let taken = taken.max(now - KEPT) + self.interval;
             (taken <= now).then_some(taken)
         })
+    }
+
+    fn left(&self) -> u64 {
+        let now = self.now();
+        let taken = self.taken.load(Ordering::Relaxed).max(now - KEPT);
+        // Another thread may have read a later time.
+        now.saturating_sub(taken) / self.interval
+    }
+
+    /// In nanoseconds, of which 64 bits hold 584 years.
+    fn now(&self) -> u64 {
+        KEPT + self.start.elapsed().as_nanos() as u64
     }
 }
 
@@ -138,6 +154,20 @@ mod tests {
         assert_eq!(withdrawn(&budget), 1);
         advance(Duration::from_secs(3600)).await;
         assert_eq!(withdrawn(&budget), 50);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_is_what_can_be_taken() {
+        let budget = RetryBudget::new(0.2, 5);
+        for _ in 0..14 {
+            budget.deposit();
+        }
+        for expected in (0..=52).rev() {
+            assert_eq!(budget.left(), expected);
+            assert_eq!(budget.withdraw(), expected > 0);
+        }
+        advance(Duration::from_millis(399)).await;
+        assert_eq!(budget.left(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -249,3 +249,27 @@ async fn why_h2_lost_its_patience_is_read_off_its_goaway() {
     }
     assert_eq!(guarded.reason(), None, "h2 closes by itself");
 }
+
+/// How many reads of 8 KiB come before others get their turn.
+async fn reads_of_a_turn(payload: &[u8]) -> usize {
+    let mut guarded = Guarded::after_preface().await;
+    let data = frame(kind::DATA, 0, payload);
+    let bytes = data.repeat((128 * 1024_usize).div_ceil(data.len()));
+    guarded.client.write_all(&bytes).await.unwrap();
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let mut chunk = [0; 8 * 1024];
+    let mut read = || {
+        let guard = Pin::new(&mut guarded.guard);
+        guard
+            .poll_read(&mut cx, &mut ReadBuf::new(&mut chunk))
+            .is_ready()
+    };
+    (0..100).position(|_| !read()).unwrap()
+}
+
+#[tokio::test]
+async fn the_smaller_the_frames_the_sooner_others_get_their_turn() {
+    assert_eq!(reads_of_a_turn(&[7; 16 * 1024]).await, 4);
+    assert_eq!(reads_of_a_turn(&[7; 100]).await, 3);
+    assert_eq!(reads_of_a_turn(&[7]).await, 1);
+}

@@ -6,6 +6,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::*;
+use crate::upstream::balance::Wish;
+use crate::upstream::pool::Lease;
 
 type Calling = Pin<Box<dyn Future<Output = Result<Response<Body>, Reply>>>>;
 
@@ -181,7 +183,7 @@ async fn one_caller_can_not_take_every_place_at_a_backend() {
     let pool = pool_at(&format!("'http://127.0.0.1:{port}'"));
     let mut leases = Vec::new();
     let refusal = loop {
-        match pool.lease(leases.len()).await {
+        match lease(&pool, leases.len()).await {
             Ok(lease) => leases.push(lease),
             Err(reply) => break reply,
         }
@@ -194,12 +196,24 @@ async fn one_caller_can_not_take_every_place_at_a_backend() {
     );
     // Others have the rest, though the first comes again.
     for _ in 0..12 {
-        leases.push(pool.lease(0).await.unwrap());
-        assert!(pool.lease(12).await.is_err());
+        leases.push(lease(&pool, 0).await.unwrap());
+        assert!(lease(&pool, 12).await.is_err());
     }
-    let refusal = pool.lease(0).await.err().unwrap();
+    let refusal = lease(&pool, 0).await.err().unwrap();
     assert_eq!(
         (refusal.code, refusal.label),
         (Code::Unavailable, "upstream_full")
     );
+}
+
+async fn lease(pool: &Arc<Pool>, calls: usize) -> Result<Lease, Reply> {
+    let wish = Wish {
+        calls,
+        repeatable: false,
+        failed_at: &[],
+    };
+    match pool.place(&wish).await {
+        Ok(place) => Ok(place.lease),
+        Err(NoPlace::Unreachable(reply) | NoPlace::Refused(reply)) => Err(reply),
+    }
 }

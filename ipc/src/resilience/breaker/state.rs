@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::OpenReason;
 use super::window::Window;
+use super::{OpenReason, Readiness};
 use crate::resilience::backoff::Backoff;
 use crate::resilience::settings::BreakerSettings;
 use crate::resilience::verdict::Outcome;
@@ -44,6 +44,8 @@ pub(super) struct Probing {
     patience: Duration,
     // When it is too long since the last one went.
     until: Instant,
+    // Since when there is a place for one, if there is.
+    free_since: Instant,
 }
 
 /// A change of state, to be logged when the lock is gone.
@@ -64,6 +66,26 @@ impl Core {
             reason: None,
             opened: 0,
             refused: 0,
+        }
+    }
+
+    /// The epoch, and in the lowest bit whether calls have to be looked at.
+    pub(super) fn word(&self) -> u64 {
+        // A breaker that changes a million times a second does so for 292,000 years.
+        self.epoch << 1 | u64::from(!matches!(self.state, State::Closed))
+    }
+
+    pub(super) fn readiness(&self, now: Instant, settings: &BreakerSettings) -> Readiness {
+        match self.state {
+            State::Closed => Readiness::Closed,
+            State::Open { until, .. } if now >= until => Readiness::ProbeDue { since: until },
+            State::Open { until, .. } => Readiness::Refusing {
+                retry_after: until - now,
+            },
+            State::HalfOpen(probing) => match probing.room(now, settings) {
+                Ok(Room { since, .. }) => Readiness::ProbeDue { since },
+                Err(retry_after) => Readiness::Refusing { retry_after },
+            },
         }
     }
 
@@ -107,7 +129,7 @@ impl Core {
             }
             (State::Closed, Outcome::Failure) => self.fail(now, settings)?,
             (State::HalfOpen(probing), Outcome::Ignored) => {
-                probing.under_way -= 1;
+                probing.leave(now, settings);
                 return None;
             }
             (State::HalfOpen(probing), Outcome::Success) => {
@@ -158,6 +180,13 @@ impl Core {
     }
 }
 
+/// A place for a probe.
+struct Room {
+    since: Instant,
+    // It is there because no probe went for too long.
+    is_overdue: bool,
+}
+
 impl Probing {
     fn first(now: Instant, patience: Duration) -> Self {
         Self {
@@ -166,24 +195,49 @@ impl Probing {
             overdue: 0,
             patience,
             until: now + patience,
+            free_since: now,
         }
     }
 
     /// Lets a probe go, or says when to ask again.
     fn admit(&mut self, now: Instant, settings: &BreakerSettings) -> Result<(), Duration> {
-        if self.under_way + self.succeeded >= settings.probes + self.overdue {
-            // Nobody knows how long the probes take. If they fail, it is about this long at least.
-            let wait = settings.open_min;
-            if self.overdue == MAX_OVERDUE {
-                return Err(wait);
-            }
-            if now < self.until {
-                return Err(wait.min(self.until - now));
-            }
-            self.overdue += 1;
-        }
+        self.overdue += u32::from(self.room(now, settings)?.is_overdue);
         self.under_way += 1;
         self.until = now + self.patience;
         Ok(())
+    }
+
+    /// Whether a probe may go, or when to ask again.
+    fn room(&self, now: Instant, settings: &BreakerSettings) -> Result<Room, Duration> {
+        if self.is_below(settings) {
+            return Ok(Room {
+                since: self.free_since,
+                is_overdue: false,
+            });
+        }
+        // Nobody knows how long the probes take. If they fail, it is about this long at least.
+        let wait = settings.open_min;
+        if self.overdue == MAX_OVERDUE {
+            return Err(wait);
+        }
+        if now < self.until {
+            return Err(wait.min(self.until - now));
+        }
+        Ok(Room {
+            since: self.until,
+            is_overdue: true,
+        })
+    }
+
+    fn is_below(&self, settings: &BreakerSettings) -> bool {
+        self.under_way + self.succeeded < settings.probes + self.overdue
+    }
+
+    /// A probe is over that told nothing.
+    fn leave(&mut self, now: Instant, settings: &BreakerSettings) {
+        if !self.is_below(settings) {
+            self.free_since = now;
+        }
+        self.under_way -= 1;
     }
 }

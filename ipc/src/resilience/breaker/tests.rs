@@ -282,6 +282,117 @@ async fn calls_from_before_a_change_of_state_do_not_count_after_it() {
     assert_eq!(breaker.describe().failures, 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_only_looks_counts_nothing_and_changes_nothing() {
+    let breaker = breaker(settings());
+    assert_eq!(breaker.readiness(), Readiness::Closed);
+    fail(&breaker, 3);
+    let retry_after = Duration::from_secs(1);
+    assert_eq!(breaker.readiness(), Readiness::Refusing { retry_after });
+    let opened_at = Instant::now();
+    seconds(3).await;
+    let since = opened_at + Duration::from_secs(1);
+    assert_eq!(breaker.readiness(), Readiness::ProbeDue { since });
+    assert_eq!(state(&breaker), BreakerState::Open);
+    assert_eq!(breaker.describe().refused, 0);
+
+    let probe = breaker.try_acquire().unwrap();
+    assert_eq!(breaker.readiness(), Readiness::Refusing { retry_after });
+    seconds(2).await;
+    let since = Instant::now() - Duration::from_secs(1);
+    assert_eq!(breaker.readiness(), Readiness::ProbeDue { since });
+    assert_eq!(breaker.describe().probes, 1);
+    probe.record(Outcome::Success);
+    assert_eq!(breaker.readiness(), Readiness::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_look_says_is_what_a_call_is_told() {
+    let breaker = breaker(BreakerSettings {
+        probes: 2,
+        ..settings()
+    });
+    let mut held = Vec::new();
+    for step in 0..3000_u32 {
+        let readiness = breaker.readiness();
+        let answer = breaker.try_acquire();
+        match (readiness, &answer) {
+            (Readiness::Closed, Ok(permit)) => assert!(!permit.is_probe()),
+            (Readiness::ProbeDue { since }, Ok(permit)) => {
+                assert!(permit.is_probe() && since <= Instant::now());
+            }
+            (Readiness::Refusing { retry_after }, Err(open)) => {
+                assert_eq!(retry_after, open.retry_after);
+            }
+            different => panic!("{different:?}"),
+        }
+        held.extend(answer);
+        // Outcomes and pauses in an order without a short period.
+        let chance = step.wrapping_mul(2_654_435_761) >> 16;
+        if chance % 5 < 2 && !held.is_empty() {
+            let permit = held.swap_remove(chance as usize % held.len());
+            match chance % 7 {
+                0..3 => permit.record(Outcome::Failure),
+                3..6 => permit.record(Outcome::Success),
+                _ => drop(permit),
+            }
+        }
+        advance(Duration::from_millis(u64::from(chance % 300))).await;
+    }
+    assert!(breaker.describe().opened > 20, "{:?}", breaker.describe());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_is_due_since_the_last_one_left_its_place() {
+    let breaker = breaker(settings());
+    fail(&breaker, 3);
+    seconds(1).await;
+    let probe = breaker.try_acquire().unwrap();
+    advance(Duration::from_millis(100)).await;
+    let since = Instant::now();
+    drop(probe);
+    advance(Duration::from_millis(100)).await;
+    assert_eq!(breaker.readiness(), Readiness::ProbeDue { since });
+}
+
+#[tokio::test(start_paused = true)]
+async fn threads_together_let_no_more_probes_go_than_the_settings_say() {
+    let breaker = breaker(BreakerSettings {
+        probes: 3,
+        ..settings()
+    });
+    fail(&breaker, 3);
+    seconds(1).await;
+    let runtime = tokio::runtime::Handle::current();
+    let probes: usize = std::thread::scope(|scope| {
+        let ask = || {
+            // Where time is paused.
+            let _on = runtime.enter();
+            let asked = (0..1000).map(|_| breaker.try_acquire());
+            // Kept until all have asked.
+            asked.filter_map(Result::ok).collect::<Vec<_>>()
+        };
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        let permits: Vec<_> = threads.into_iter().map(|one| one.join().unwrap()).collect();
+        permits.iter().map(Vec::len).sum()
+    });
+    assert_eq!(probes, 3);
+    assert_eq!(breaker.describe().refused, 3997);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_out_of_use_begins_to_count_anew_unless_it_is_open() {
+    let breaker = breaker(settings());
+    call(&breaker, Outcome::Success);
+    fail(&breaker, 2);
+    breaker.forget_calls();
+    let report = breaker.describe();
+    assert_eq!((report.calls, report.consecutive_failures), (0, 0));
+    fail(&breaker, 3);
+    breaker.forget_calls();
+    assert_eq!(state(&breaker), BreakerState::Open);
+}
+
 #[test]
 fn wrong_settings_are_refused() {
     let wrong = BreakerSettings {

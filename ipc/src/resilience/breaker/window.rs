@@ -20,16 +20,20 @@ pub(super) struct Window {
     slot_nanos: u64,
     // The number of the newest slot, counted from `start`.
     head: u64,
+    // When that slot is over, in nanoseconds since `start`.
+    head_ends: u64,
 }
 
 impl Window {
     pub(super) fn new(length: Duration) -> Self {
         let slot = length.as_nanos() / SLOTS as u128;
+        let slot_nanos = u64::try_from(slot).unwrap_or(u64::MAX).max(1);
         Self {
             slots: [Counts::default(); SLOTS],
             start: Instant::now(),
-            slot_nanos: u64::try_from(slot).unwrap_or(u64::MAX).max(1),
+            slot_nanos,
             head: 0,
+            head_ends: slot_nanos,
         }
     }
 
@@ -56,6 +60,10 @@ impl Window {
 
     fn advance(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.start).as_nanos() as u64;
+        if passed < self.head_ends {
+            // As nearly always: no division.
+            return;
+        }
         // Threads read the clock before they get here, so time may seem to go back a little.
         let head = self.head.max(passed / self.slot_nanos);
         let stale = (head - self.head).min(SLOTS as u64);
@@ -63,6 +71,7 @@ impl Window {
             self.slots[index(self.head + number)] = Counts::default();
         }
         self.head = head;
+        self.head_ends = (head + 1).saturating_mul(self.slot_nanos);
     }
 }
 

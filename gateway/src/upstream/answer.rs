@@ -1,0 +1,162 @@
+//! The backend's answer on its way to the caller.
+//!
+//! Drives what is left of the request, so that both directions flow at the same
+//! time. Owns the rule that a stream without a clean end never looks like one: a
+//! cut, a reset, a missing `grpc-status` or a passed deadline become trailers
+//! with the right status (gRPC over HTTP/2, "HTTP2 Transport Mapping"). Its end
+//! is told to the endpoint's breaker ([`Report`]).
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::SendStream;
+use http::HeaderMap;
+use http_body::Frame;
+use intellirouter::resilience::Outcome;
+use tonic::Code;
+
+use super::clock::{Clock, Over};
+use super::pool::Lease;
+use super::report::Report;
+use super::request::Upload;
+use super::rest::Rest;
+use super::status::{broken, no_status, outcome};
+use crate::body::{Body, BodyError, H2Recv, Kind};
+use crate::reply::Reply;
+
+/// The backend's answer, and what is left of the request.
+pub(crate) struct UpstreamBody {
+    pub(super) pump: Option<(Upload, SendStream<Bytes>)>,
+    /// What was read before the answer was let go.
+    pub(super) ahead: Option<Frame<Bytes>>,
+    /// With the place that the call has; `None` after the end.
+    pub(super) open: Option<(H2Recv, Lease)>,
+    pub(super) clock: Clock,
+    pub(super) report: Report,
+    /// Whether its headers alone are no answer: it is known to have one message.
+    pub(super) unary: bool,
+    /// Why the call ended otherwise than by its backend.
+    pub(super) cut: Option<&'static str>,
+}
+
+impl UpstreamBody {
+    /// An answer without a message, all of which is there.
+    pub(super) fn ended_with(trailers: HeaderMap) -> Self {
+        Self {
+            pump: None,
+            ahead: Some(Frame::trailers(trailers)),
+            open: None,
+            clock: Clock::new(None),
+            report: Report::default(),
+            unary: true,
+            cut: None,
+        }
+    }
+
+    pub(super) fn into_body(self) -> Body {
+        Body::new(Kind::Upstream(Box::new(self)))
+    }
+
+    pub(crate) fn release(&mut self, bytes: usize) {
+        if let Some((recv, _)) = &mut self.open {
+            recv.release(bytes);
+        }
+    }
+
+    /// Why the call ended otherwise than by its backend, if it did.
+    pub(crate) fn cut_reason(&self) -> Option<&'static str> {
+        self.cut
+    }
+
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        let Some((recv, _)) = &mut self.open else {
+            return Poll::Ready(self.ahead.take());
+        };
+        if let Some((upload, send)) = &mut self.pump {
+            match upload.poll(cx, send, &mut None) {
+                Ok(Poll::Pending) => {}
+                Ok(Poll::Ready(())) => self.pump = None,
+                Err(reply) => return self.cut(&reply),
+            }
+        }
+        let polled = match self.ahead.take() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => recv.poll_next(cx),
+        };
+        match polled {
+            Poll::Pending if self.clock.poll(cx) == Poll::Ready(Over::Call) => {
+                if self.unary && self.pump.is_none() {
+                    self.report.late();
+                }
+                self.cut(&Reply::deadline())
+            }
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => {
+                    self.report.message();
+                    Poll::Ready(Some(Frame::data(data)))
+                }
+                Err(frame) => self.ended(frame.into_trailers().unwrap_or_default()),
+            },
+            Poll::Ready(Some(Err(error))) => {
+                let reply = match &error {
+                    BodyError::Gone(error) => {
+                        self.report.record(outcome(error));
+                        broken(error)
+                    }
+                    _ => Reply::unavailable("upstream_cut", "the backend went away"),
+                };
+                // There is nothing left to reset.
+                (self.open, self.pump) = (None, None);
+                self.cut(&reply)
+            }
+            Poll::Ready(None) => self.ended(HeaderMap::new()),
+        }
+    }
+
+    /// The call ends here and now, whatever its backend does.
+    fn cut(&mut self, reply: &Reply) -> Poll<Option<Frame<Bytes>>> {
+        self.cut = Some(reply.label);
+        self.give_up();
+        Poll::Ready(Some(Frame::trailers(reply.trailers())))
+    }
+
+    fn give_up(&mut self) {
+        if let Some((lease, rest)) = self.rest() {
+            lease.give_up(rest);
+        }
+    }
+
+    /// The backend has ended the call, though perhaps not read all of it.
+    fn ended(&mut self, mut trailers: HeaderMap) -> Poll<Option<Frame<Bytes>>> {
+        match status_of(&trailers) {
+            Some(code) => self.report.status(code),
+            None => {
+                self.report.record(Outcome::Failure);
+                trailers.extend(no_status().trailers());
+            }
+        }
+        if let Some((lease, rest)) = self.rest() {
+            lease.wind_up(rest);
+        }
+        Poll::Ready(Some(Frame::trailers(trailers)))
+    }
+
+    fn rest(&mut self) -> Option<(Lease, Rest)> {
+        let (recv, lease) = self.open.take()?;
+        let send = self.pump.take().map(|(_, send)| send);
+        Some((lease, Rest::answered(recv, send)))
+    }
+}
+
+impl Drop for UpstreamBody {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
+/// What a backend says of the end of a call.
+pub(super) fn status_of(headers: &HeaderMap) -> Option<Code> {
+    let status = headers.get("grpc-status")?;
+    Some(Code::from_bytes(status.as_bytes()))
+}
