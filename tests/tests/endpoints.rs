@@ -19,7 +19,7 @@ use tokio::sync::{Barrier, mpsc};
 /// A method that the backend answers once all who are to meet have come.
 const MEET: &str = "/foreign.Service/Meet";
 
-/// One worker, and an upstream with these endpoints, tried in this order.
+/// One worker, and an upstream with these endpoints.
 fn gateway(site: &Site, endpoints: &[u16], connect_timeout: Duration) -> Gateway {
     let list: Vec<String> = endpoints
         .iter()
