@@ -6,6 +6,7 @@ time of all its threads, dead ones too, in nanoseconds.
 """
 
 import os
+import random
 import re
 import socket
 import subprocess
@@ -18,11 +19,11 @@ STOP_SECONDS = 5
 class Process:
     """One started program with its children."""
 
-    def __init__(self, argv, core, nice, log):
+    def __init__(self, argv, core, nice, log, stdin=subprocess.DEVNULL):
         self.log = log
         with open(log, "ab") as file:
             self.popen = subprocess.Popen(
-                pinned(argv, core, nice), stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+                pinned(argv, core, nice), stdin=stdin, stdout=file, stderr=file)
 
     def __enter__(self):
         return self
@@ -43,6 +44,11 @@ class Process:
                     raise RuntimeError(
                         f"no answer on port {port} after {START_SECONDS} s: {tail(self.log)}")
                 time.sleep(0.05)
+
+    def tell(self, line):
+        """A line on its stdin, which must be a pipe."""
+        self.popen.stdin.write(line.encode() + b"\n")
+        self.popen.stdin.flush()
 
     def alive(self):
         return self.popen.poll() is None
@@ -106,6 +112,27 @@ def free_ports(count):
     finally:
         for one in sockets:
             one.close()
+
+
+def lasting_ports(count):
+    """Ports that nobody is given by chance while their owner is away: Linux
+    gives out those from 32768 on."""
+    chosen, sockets = [], []
+    try:
+        for port in random.sample(range(20000, 30000), 1000):
+            one = socket.socket()
+            sockets.append(one)
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            chosen.append(port)
+            if len(chosen) == count:
+                return chosen
+    finally:
+        for one in sockets:
+            one.close()
+    raise RuntimeError(f"no {count} free ports between 20000 and 30000")
 
 
 def tail(path, size=600):

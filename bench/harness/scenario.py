@@ -60,9 +60,9 @@ class Scenario:
     def log(self, name):
         return os.path.join(self.out, name + ".log")
 
-    def start(self, argv, core, name, port=None):
+    def start(self, argv, core, name, port=None, stdin=subprocess.DEVNULL):
         open(self.log(name), "w").close()
-        started = Process(argv, core, 0, self.log(name))
+        started = Process(argv, core, 0, self.log(name), stdin)
         self.running.append(started)
         if port:
             started.wait_for_port(port)
@@ -75,9 +75,9 @@ class Scenario:
                 "--client-ca", material.ca]
         self.start(argv, OTHER_CORE, "backend", port)
 
-    def config_text(self):
+    def config_text(self, limits=""):
         """As the benchmark's, with the log's own account of what happens."""
-        text = intellirouter.config_text(self.material, self.ports)
+        text = intellirouter.config_text(self.material, self.ports, limits)
         return text.replace('level = "warn"', 'level = "info"')
 
     def start_gateway(self, text):

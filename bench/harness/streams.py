@@ -18,6 +18,7 @@ import hyperframe.frame as frames
 SLOW_BYTES, SLOW_SECONDS = 1024, 0.1
 KEPT_BYTES = 65536
 WINDOW, SLOW_WINDOW = 1 << 20, 2048
+CANCEL = 8
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -89,6 +90,14 @@ class Http2:
         self.send(frames.HeadersFrame(number, block, flags=flags))
         if stream.body:
             self.send(frames.DataFrame(number, stream.body, flags=["END_STREAM"]))
+
+    def cancel(self, stream):
+        number = next(number for number, one in self.streams.items() if one is stream)
+        self.send(frames.RstStreamFrame(number, error_code=CANCEL))
+
+    def close(self):
+        """At once, with all that is under way."""
+        self.writer.transport.abort()
 
     async def read(self):
         try:
@@ -189,6 +198,9 @@ class Http1:
         except OSError as error:
             stream.ends(type(error).__name__)
         self.writer.close()
+
+    def close(self):
+        self.writer.transport.abort()
 
     async def read_body(self, fields):
         if fields.get("transfer-encoding") != "chunked":

@@ -1,4 +1,5 @@
-//! What the benchmark's binaries share: TLS, sockets, the shape of the messages.
+//! What the benchmark's binaries share: TLS, sockets, the shape of the messages,
+//! calls and answers, and the journal of what happened when.
 //!
 //! Owns: the fixed sizes of the workloads and how a listener and its TLS are
 //! made, so that all peers are measured in front of the same.
@@ -6,7 +7,10 @@
 //! Fails with a boxed error that names the file or the address; the binaries
 //! print it and exit 1.
 
+pub mod client;
+pub mod journal;
 pub mod net;
+pub mod server;
 pub mod tls;
 pub mod wire;
 

@@ -18,7 +18,8 @@ class Intellirouter(Peer):
         return [bench.binary("intellirouter"), "gateway", "--config", config]
 
 
-def config_text(material, ports):
+def config_text(material, ports, limits=""):
+    """`limits`: more lines for the table `[limits]`, which may be there only once."""
     return f"""\
 [listen]
 address = "127.0.0.1:{ports.gateway}"
@@ -34,7 +35,7 @@ access = false
 [limits]
 connections_per_address = 10000
 open_calls_per_subject = 20000
-[[limits.rates]]
+{limits}[[limits.rates]]
 name = "caller"
 per = ["subject"]
 rate = 1000000

@@ -3,8 +3,8 @@
 //!
 //! `/bench.Bench/Unary` answers the request's own bytes; `/bench.Bench/Stream`
 //! answers 1,000 messages of 100 bytes, each in a DATA frame of its own, as a
-//! server does that hands over a message when it has it. `/bench.Bench/Hold`
-//! answers one such message every `pause-ms` (100; 0 is as fast as they are
+//! server does that hands over a message when it has it; after `--turn` of them
+//! other calls come in between. `/bench.Bench/Hold` answers one such message every `pause-ms` (100; 0 is as fast as they are
 //! taken) for `hold-ms`, or until its caller goes. All end with
 //! `grpc-status: 0`; any other path ends with UNIMPLEMENTED.
 //! A broken connection or call is dropped; the process goes on. On SIGTERM it says
@@ -18,11 +18,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use clap::Parser;
+use h2::RecvStream;
 use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, Request};
+use intellirouter_bench::server::{self, collect, head, send};
 use intellirouter_bench::{CONNECTION_WINDOW, Error, MAX_STREAMS, STREAM_WINDOW, net, tls, wire};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,6 +38,10 @@ struct Options {
     /// CA of the clients' certificates.
     #[arg(long)]
     client_ca: PathBuf,
+    /// Messages of a stream that are written in a row: many streams at once hold
+    /// up other calls for less when these are fewer.
+    #[arg(long, default_value_t = wire::STREAM_MESSAGES)]
+    turn: usize,
 }
 
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
@@ -48,17 +53,20 @@ async fn main() -> Result<(), Error> {
     let config = tls::server(&options.identity, Some(&options.client_ca))?;
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = net::listen(options.listen)?;
-    let reply = wire::message(wire::STREAM_MESSAGE);
+    let stream = Streamed {
+        message: wire::message(wire::STREAM_MESSAGE),
+        turn: options.turn.max(1),
+    };
     let mut terminate = signal(SignalKind::terminate())?;
     loop {
-        let stream = tokio::select! {
-            stream = net::accept(&listener) => stream,
+        let tcp = tokio::select! {
+            tcp = net::accept(&listener) => tcp,
             _ = terminate.recv() => break,
         };
-        let (acceptor, reply) = (acceptor.clone(), reply.clone());
+        let (acceptor, stream) = (acceptor.clone(), stream.clone());
         tokio::spawn(async move {
             // The load generator closes as it likes; that is no event here.
-            let _ = serve(stream, acceptor, reply).await;
+            let _ = serve(tcp, acceptor, stream).await;
         });
     }
     let connections = CONNECTIONS.load(Ordering::Relaxed);
@@ -67,21 +75,28 @@ async fn main() -> Result<(), Error> {
     Ok(())
 }
 
-async fn serve(stream: TcpStream, acceptor: TlsAcceptor, reply: Bytes) -> Result<(), Error> {
-    let stream = acceptor.accept(stream).await?;
+/// What streams are made of.
+#[derive(Clone)]
+struct Streamed {
+    message: Bytes,
+    turn: usize,
+}
+
+async fn serve(tcp: TcpStream, acceptor: TlsAcceptor, stream: Streamed) -> Result<(), Error> {
+    let tls = acceptor.accept(tcp).await?;
     CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     let mut connection = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
-        .handshake(stream)
+        .handshake(tls)
         .await?;
     while let Some(call) = connection.accept().await {
         let (request, respond) = call?;
         CALLS.fetch_add(1, Ordering::Relaxed);
-        let reply = reply.clone();
+        let stream = stream.clone();
         tokio::spawn(async move {
-            let _ = answer(request, respond, reply).await;
+            let _ = answer(request, respond, stream).await;
         });
     }
     Ok(())
@@ -90,7 +105,7 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, reply: Bytes) -> Result
 async fn answer(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    reply: Bytes,
+    stream: Streamed,
 ) -> Result<(), h2::Error> {
     let (parts, body) = request.into_parts();
     match parts.uri.path() {
@@ -98,22 +113,23 @@ async fn answer(
             let body = collect(body).await?;
             let mut out = respond.send_response(head(), false)?;
             send(&mut out, body).await?;
-            out.send_trailers(ok())
+            out.send_trailers(server::trailers("0"))
         }
         "/bench.Bench/Stream" => {
             collect(body).await?;
             let mut out = respond.send_response(head(), false)?;
-            for _ in 0..wire::STREAM_MESSAGES {
-                send(&mut out, reply.clone()).await?;
+            for number in 1..=wire::STREAM_MESSAGES {
+                send(&mut out, stream.message.clone()).await?;
+                if number % stream.turn == 0 {
+                    tokio::task::yield_now().await;
+                }
             }
-            out.send_trailers(ok())
+            out.send_trailers(server::trailers("0"))
         }
-        "/bench.Bench/Hold" => hold(&parts.headers, respond, reply).await,
+        "/bench.Bench/Hold" => hold(&parts.headers, respond, stream.message).await,
         _ => {
-            let mut response = head();
-            let headers = response.headers_mut();
-            headers.insert("grpc-status", HeaderValue::from_static("12"));
-            respond.send_response(response, true).map(|_| ())
+            let unimplemented = server::only("12");
+            respond.send_response(unimplemented, true).map(|_| ())
         }
     }
 }
@@ -134,62 +150,10 @@ async fn hold(
             tokio::time::sleep(pause).await;
         }
     }
-    out.send_trailers(ok())
+    out.send_trailers(server::trailers("0"))
 }
 
 fn milliseconds(headers: &HeaderMap, name: &str) -> Option<Duration> {
     let text = headers.get(name)?.to_str().ok()?;
     text.parse().ok().map(Duration::from_millis)
-}
-
-async fn collect(mut body: RecvStream) -> Result<Bytes, h2::Error> {
-    let mut whole = Bytes::new();
-    let mut parts = BytesMut::new();
-    while let Some(chunk) = body.data().await {
-        let chunk = chunk?;
-        body.flow_control().release_capacity(chunk.len())?;
-        if whole.is_empty() && parts.is_empty() {
-            whole = chunk;
-            continue;
-        }
-        if parts.is_empty() {
-            parts.extend_from_slice(&whole);
-        }
-        parts.extend_from_slice(&chunk);
-    }
-    Ok(if parts.is_empty() {
-        whole
-    } else {
-        parts.freeze()
-    })
-}
-
-async fn send(out: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Error> {
-    out.reserve_capacity(data.len());
-    while out.capacity() < data.len() {
-        let capacity = std::future::poll_fn(|context| out.poll_capacity(context)).await;
-        let Some(capacity) = capacity.transpose()? else {
-            return Err(h2::Reason::CANCEL.into());
-        };
-        let part = data.split_to(capacity.min(data.len()));
-        out.send_data(part, false)?;
-        if data.is_empty() {
-            return Ok(());
-        }
-        out.reserve_capacity(data.len());
-    }
-    out.send_data(data, false)
-}
-
-fn head() -> Response<()> {
-    let mut response = Response::new(());
-    let headers = response.headers_mut();
-    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
-    response
-}
-
-fn ok() -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    trailers
 }

@@ -13,10 +13,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Parser;
-use http::Request;
-use intellirouter_bench::{Error, net, tls, wire};
-use rustls_pki_types::ServerName;
-use tokio_rustls::TlsConnector;
+use intellirouter_bench::client::{self, Answer, Client};
+use intellirouter_bench::{Error, wire};
 
 #[derive(Parser)]
 struct Options {
@@ -36,10 +34,7 @@ struct Options {
 }
 
 struct Caller {
-    to: SocketAddr,
-    tls: TlsConnector,
-    name: ServerName<'static>,
-    authorization: String,
+    client: Client,
     message: Bytes,
     left: AtomicUsize,
 }
@@ -48,10 +43,7 @@ struct Caller {
 async fn main() -> Result<(), Error> {
     let options = Options::parse();
     let caller = Arc::new(Caller {
-        to: options.to,
-        tls: TlsConnector::from(Arc::new(tls::client(&options.ca, None)?)),
-        name: ServerName::try_from("localhost")?,
-        authorization: std::fs::read_to_string(&options.authorization_file)?,
+        client: Client::new(options.to, &options.ca, &options.authorization_file)?,
         message: wire::message(128),
         left: AtomicUsize::new(options.calls),
     });
@@ -85,36 +77,15 @@ async fn repeat(caller: Arc<Caller>) -> Vec<Duration> {
 }
 
 async fn call(caller: &Caller) -> Result<(), Error> {
-    let stream = net::connect(caller.to).await?;
-    let stream = caller.tls.connect(caller.name.clone(), stream).await?;
-    let (sender, connection) = h2::client::handshake(stream).await?;
+    let (sender, connection) = caller.client.connect().await?;
     let connection = tokio::spawn(connection);
-    let request = Request::post("https://localhost/bench.Bench/Unary")
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .header("authorization", &caller.authorization)
-        .body(())?;
-    let mut sender = sender.ready().await?;
-    let (response, mut out) = sender.send_request(request, false)?;
-    out.send_data(caller.message.clone(), true)?;
-    let response = response.await?;
-    if response.status() != 200 {
-        return Err(format!("answered {}", response.status()).into());
-    }
-    let mut body = response.into_body();
-    let mut size = 0;
-    while let Some(chunk) = body.data().await {
-        size += chunk?.len();
-    }
-    let status = body
-        .trailers()
-        .await?
-        .and_then(|all| all.get("grpc-status").cloned());
-    drop((sender, out, body));
+    let request = caller.client.request("/bench.Bench/Unary").body(())?;
+    let response = client::send(sender, request, caller.message.clone()).await?;
+    let answer = Answer::read(response).await?;
     // Without handles the connection says GOAWAY and closes.
     connection.await??;
-    if size != caller.message.len() || status.is_none_or(|status| status != "0") {
-        return Err(format!("answered {size} bytes or a bad grpc-status").into());
+    if !answer.is_whole(caller.message.len()) {
+        return Err(format!("{answer:?}").into());
     }
     Ok(())
 }

@@ -19,11 +19,10 @@ use bytes::Bytes;
 use clap::Parser;
 use h2::RecvStream;
 use h2::client::SendRequest;
-use http::Request;
-use intellirouter_bench::{CONNECTION_WINDOW, Error, net, tls, wire};
-use rustls_pki_types::ServerName;
+use http::Response;
+use intellirouter_bench::client::{self, Answer, Client};
+use intellirouter_bench::{Error, wire};
 use tokio::time::{MissedTickBehavior, interval_at};
-use tokio_rustls::TlsConnector;
 
 #[derive(Parser)]
 struct Options {
@@ -49,10 +48,7 @@ struct Options {
 }
 
 struct Load {
-    to: SocketAddr,
-    tls: TlsConnector,
-    name: ServerName<'static>,
-    authorization: String,
+    client: Client,
     message: Bytes,
     phase: Mutex<Phase>,
     /// Messages of each stream so far.
@@ -73,23 +69,20 @@ struct Phase {
 async fn main() -> Result<(), Error> {
     let options = Options::parse();
     let load = Arc::new(Load {
-        to: options.to,
-        tls: TlsConnector::from(Arc::new(tls::client(&options.ca, None)?)),
-        name: ServerName::try_from("localhost")?,
-        authorization: std::fs::read_to_string(&options.authorization_file)?,
+        client: Client::new(options.to, &options.ca, &options.authorization_file)?,
         message: wire::message(128),
         phase: Mutex::default(),
         messages: (0..options.streams).map(|_| AtomicU64::new(0)).collect(),
     });
-    let sender = load.connect().await?;
+    let sender = load.client.connected().await?;
     for number in 0..options.streams {
-        let body = load.open(sender.clone(), "/bench.Bench/Hold").await?;
+        let body = load.open(sender.clone()).await?;
         tokio::spawn(load.clone().follow(number, body));
     }
     let every = Duration::from_secs(1) * options.connections / options.rate.max(1);
     let mut senders = Vec::new();
     for _ in 0..options.connections {
-        senders.push(load.connect().await?);
+        senders.push(load.client.connected().await?);
     }
     let now = Instant::now();
     for (number, sender) in (0..options.connections).zip(senders) {
@@ -168,7 +161,7 @@ impl Load {
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tick.tick().await;
-            let called = match self.connect().await {
+            let called = match self.client.connected().await {
                 Ok(sender) => self.call(sender).await,
                 Err(error) => Err(error),
             };
@@ -199,51 +192,30 @@ impl Load {
         self.phase(|phase| phase.streams_ended += 1);
     }
 
-    async fn connect(&self) -> Result<SendRequest<Bytes>, Error> {
-        let stream = net::connect(self.to).await?;
-        let stream = self.tls.connect(self.name.clone(), stream).await?;
-        let (sender, connection) = h2::client::Builder::new()
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .handshake(stream)
-            .await?;
-        // Its calls tell how it ended.
-        tokio::spawn(async move { drop(connection.await) });
-        Ok(sender)
+    /// Sends one message; ready with the head of the answer.
+    async fn send(
+        &self,
+        sender: SendRequest<Bytes>,
+        path: &str,
+    ) -> Result<Response<RecvStream>, Error> {
+        let request = self.client.request(path).body(())?;
+        client::send(sender, request, self.message.clone()).await
     }
 
-    /// Sends one message; ready with the body of a good answer.
-    async fn open(&self, sender: SendRequest<Bytes>, path: &str) -> Result<RecvStream, Error> {
-        let request = Request::post(format!("https://localhost{path}"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .header("authorization", &self.authorization)
-            .body(())?;
-        let (response, mut out) = sender.ready().await?.send_request(request, false)?;
-        out.send_data(self.message.clone(), true)?;
-        let response = response.await?;
-        if response.status() != 200 {
-            return Err(format!("answered {}", response.status()).into());
-        }
-        if let Some(status) = response.headers().get("grpc-status") {
-            return Err(format!("answered grpc-status {status:?}").into());
+    /// The messages of a stream.
+    async fn open(&self, sender: SendRequest<Bytes>) -> Result<RecvStream, Error> {
+        let response = self.send(sender, "/bench.Bench/Hold").await?;
+        if response.status() != 200 || response.headers().contains_key("grpc-status") {
+            return Err(format!("answered {response:?}").into());
         }
         Ok(response.into_body())
     }
 
     async fn call(&self, sender: SendRequest<Bytes>) -> Result<(), Error> {
-        let mut body = self.open(sender, "/bench.Bench/Unary").await?;
-        let mut size = 0;
-        while let Some(data) = body.data().await {
-            let data = data?;
-            size += data.len();
-            body.flow_control().release_capacity(data.len())?;
-        }
-        let trailers = body.trailers().await?.unwrap_or_default();
-        let good = trailers
-            .get("grpc-status")
-            .is_some_and(|status| status == "0");
-        if size != self.message.len() || !good {
-            return Err(format!("answered {size} bytes and {trailers:?}").into());
+        let response = self.send(sender, "/bench.Bench/Unary").await?;
+        let answer = Answer::read(response).await?;
+        if !answer.is_whole(self.message.len()) {
+            return Err(format!("{answer:?}").into());
         }
         Ok(())
     }
