@@ -242,19 +242,34 @@ impl Body {
         Poll::Ready(Frame::trailers(reply.trailers()))
     }
 
+    /// Called while the receiver takes nothing. Ready when this stream of events
+    /// is to end, with what ends each of its frames: the one that was begun must
+    /// be ended, those after it give way to the word why.
+    pub(crate) fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<&'static [u8]> {
+        let (Kind::Events(body), Some(record)) = (&mut self.kind, &mut self.record) else {
+            return Poll::Pending;
+        };
+        let cut = ready!(record.call().poll_cut(cx));
+        record.cut(cut, &cut.reply());
+        // Otherwise that word is among what waits already.
+        match body.close(cut.label()) {
+            true => Poll::Ready(body.frame_end()),
+            false => Poll::Pending,
+        }
+    }
+
     /// Called while the receiver takes nothing; ready at the stall limit.
     pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Kind::WebResponse(body) = &mut self.kind {
             return body.inner.poll_stalled(cx);
         }
-        // What can't be told to a receiver that takes nothing is not told.
-        if let Some(record) = &mut self.record
+        // What can't be told to a receiver that takes nothing is not told. A
+        // stream of events has its last word ready; see `poll_ending`.
+        if !matches!(self.kind, Kind::Events(_))
+            && let Some(record) = &mut self.record
             && let Poll::Ready(cut) = record.call().poll_cut(cx)
         {
             record.cut(cut, &cut.reply());
-            if let Kind::Events(body) = &mut self.kind {
-                body.close(cut.label());
-            }
             return Poll::Ready(());
         }
         let Some(life) = &mut self.life else {

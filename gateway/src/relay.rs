@@ -150,6 +150,13 @@ impl Relay {
         source: &mut Body,
     ) -> Poll<Result<(), RelayError>> {
         if !source.has_window() {
+            if !self.shortened
+                && let Poll::Ready(frame_end) = source.poll_ending(cx)
+            {
+                self.shortened = true;
+                self.leave_out(self.after_first(frame_end)..self.held());
+                return Poll::Ready(Ok(()));
+            }
             return source.poll_stalled(cx).map(|()| Err(RelayError::Stalled));
         }
         while self.end.is_none() && self.gather(cx, source, usize::MAX)?.is_ready() {}
@@ -170,6 +177,15 @@ impl Relay {
             }
             None => Err(RelayError::Source(BodyError::Cut)),
         })
+    }
+
+    /// Where the first `end` in what is held here is over; if there is none, at
+    /// the end of it.
+    fn after_first(&self, end: &[u8]) -> usize {
+        let held = [&self.queued[..], &self.next, &self.backlog].concat();
+        let mut parts = held.windows(end.len());
+        let first = parts.position(|part| part == end);
+        first.map_or(held.len(), |at| at + end.len())
     }
 
     /// Forgets a part of what is held here.

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use h2::RecvStream;
 use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
 use http::{Request, Response};
 use intellirouter_tests::backend::Backend;
 use intellirouter_tests::client::{Connection, in_time};
@@ -24,8 +24,25 @@ use tokio::sync::mpsc;
 const SILENT: &str = "/foreign.Service/Silent";
 /// Answered by headers and one message, and never ended.
 const BEGINS: &str = "/foreign.Service/Begins";
+/// Answered by messages without end.
+const FLOODS: &str = "/foreign.Service/Floods";
 /// Fails, and asks for another try in 30 s.
 const LATER: &str = "/foreign.Service/Later";
+
+/// Sends this once there is room for it; false when the call is no more.
+async fn send_all(send: &mut SendStream<Bytes>, mut bytes: Bytes) -> bool {
+    send.reserve_capacity(bytes.len());
+    while !bytes.is_empty() {
+        let Some(Ok(room)) = std::future::poll_fn(|cx| send.poll_capacity(cx)).await else {
+            return false;
+        };
+        let part = bytes.split_to(room.min(bytes.len()));
+        if send.send_data(part, false).is_err() {
+            return false;
+        }
+    }
+    true
+}
 
 /// How soon the service is told: what a loaded machine with two cores keeps.
 const SOON: Duration = Duration::from_secs(2);
@@ -70,12 +87,16 @@ impl Cancel {
 
     /// A gRPC-Web call by curl, whose process is its client.
     fn web(&self, version: &str, path: &str) -> Process {
+        self.web_with(&[version], path)
+    }
+
+    fn web_with(&self, more: &[&str], path: &str) -> Process {
         let body = self.site.write("body", "\0\0\0\0\0");
         let token = format!("authorization: {}", bearer(&self.site));
         let data = format!("@{}", body.display());
         let kind = "content-type: application/grpc-web+proto";
-        let args = [version, "-H", kind, "-H", &token, "--data-binary", &data];
-        curl::stream(&self.gateway, path, &args)
+        let args = ["-H", kind, "-H", &token, "--data-binary", &data];
+        curl::stream(&self.gateway, path, &[&args, more].concat())
     }
 }
 
@@ -97,6 +118,12 @@ fn handle(
                 send.send_data(grpc::frame(false, b"begun\n"), false)
                     .unwrap();
                 let _ = std::future::poll_fn(|cx| send.poll_reset(cx)).await;
+                tell.send("reset").unwrap();
+            }
+            FLOODS => {
+                let mut send = respond.send_response(ok_head(), false).unwrap();
+                let message = grpc::frame(false, &[0; 16_000]);
+                while send_all(&mut send, message.clone()).await {}
                 tell.send("reset").unwrap();
             }
             _ => {
@@ -161,6 +188,18 @@ async fn a_grpc_web_client_that_leaves_stops_its_call_at_the_service_over_http2_
             curl.kill();
             test.reset_since(left).await;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_stops_a_call_at_the_service_though_its_client_reads_nothing() {
+    for version in ["--http2", "--http1.1"] {
+        let mut cancel = Cancel::start().await;
+        let slow = [version, "-H", "grpc-timeout: 2S", "--limit-rate", "1"];
+        let _page = cancel.web_with(&slow, FLOODS);
+        cancel.told("called").await;
+        let began = Instant::now();
+        cancel.reset_since(began + Duration::from_secs(2)).await;
     }
 }
 

@@ -7,10 +7,11 @@
     reason = "what can't go on fails its test"
 )]
 
+use http::Request;
 use intellirouter_tests::backend::Backend;
 use intellirouter_tests::client::{Call, Connection, in_time, read};
 use intellirouter_tests::curl::stream;
-use intellirouter_tests::events::PATTERN;
+use intellirouter_tests::events::{Events, PATTERN};
 use intellirouter_tests::foreign::{PATH, bearer, endless};
 use intellirouter_tests::grpc::{Status, frame};
 use intellirouter_tests::reload::{TAKEN, reload};
@@ -100,6 +101,46 @@ async fn a_stopping_gateway_ends_its_own_streams_with_unavailable_and_exits() {
     }
     let code = gateway.process.wait().code();
     assert_eq!(code, Some(0), "{}", gateway.process.output());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_behind_with_its_events_hears_the_rest_of_the_one_begun_and_why_it_ends() {
+    let mut events = Events::new("");
+    let mut client = Connection::open(events.gateway.port, &events.gateway.ca).await;
+    let request = Request::get(events.gateway.url(&Events::path(PATTERN)))
+        .header("authorization", bearer(&events.site))
+        .body(())
+        .unwrap();
+    let mut call = client.begin(request, true).await;
+    let mut body = call.head().await.into_body();
+    let open = in_time("ir.open", body.data()).await.unwrap().unwrap();
+    // The stream has room for a third of the first one, and gets no credit.
+    let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(200_000));
+    for _ in 0..3 {
+        events.publish(&payload);
+    }
+    let mut text = open.to_vec();
+    while text.len() < 65_535 {
+        let part = in_time("all there is room for", body.data()).await;
+        text.extend(part.unwrap().unwrap());
+    }
+    events.gateway.interrupt();
+    let credit = body.flow_control().release_capacity(text.len());
+    credit.unwrap();
+    let (rest, _) = in_time("the end", read(body))
+        .await
+        .expect("a whole answer");
+    text.extend(rest);
+    let text = String::from_utf8(text).unwrap();
+    let frames: Vec<&str> = text.split_terminator("\n\n").collect();
+    let [_, event, end] = frames[..] else {
+        panic!("an opening, an event, an end: {} frames", frames.len());
+    };
+    assert!(event.ends_with(&payload), "{} bytes", event.len());
+    assert!(end.contains("event: ir.error"), "{end}");
+    assert!(end.contains("draining"), "{end}");
+    drop(client);
+    assert_eq!(events.gateway.process.wait().code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -41,6 +41,11 @@ impl Format {
         }
     }
 
+    /// What ends each frame, and stands nowhere else in one.
+    pub(super) fn frame_end(self) -> &'static [u8] {
+        if self.ndjson { b"\n" } else { b"\n\n" }
+    }
+
     /// The slot of [`Event::frame`] that keeps this format.
     fn slot(self) -> usize {
         usize::from(self.ndjson) * 2 + usize::from(self.cloudevents)

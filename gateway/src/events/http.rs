@@ -29,16 +29,34 @@ const PAYLOAD_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct EventBody {
     frames: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
     closed: Closed,
+    frame_end: &'static [u8],
 }
 
 impl EventBody {
+    pub(crate) fn new(
+        frames: impl Stream<Item = Bytes> + Send + 'static,
+        closed: Closed,
+        frame_end: &'static [u8],
+    ) -> Self {
+        Self {
+            frames: Box::pin(frames),
+            closed,
+            frame_end,
+        }
+    }
+
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         self.frames.poll_next_unpin(cx)
     }
 
-    /// Says why the stream ends, before it is dropped.
-    pub(crate) fn close(&self, reason: &'static str) {
-        let _ = self.closed.set(reason);
+    /// What ends each of its frames, and stands nowhere else in them.
+    pub(crate) fn frame_end(&self) -> &'static [u8] {
+        self.frame_end
+    }
+
+    /// Says why the stream ends, unless that is settled; tells whether it was not.
+    pub(crate) fn close(&self, reason: &'static str) -> bool {
+        self.closed.set(reason).is_ok()
     }
 }
 
@@ -110,10 +128,7 @@ async fn subscribe(
         let signal = stream.next().await?;
         Some((format.encode(&signal), stream))
     });
-    let body = EventBody {
-        frames: Box::pin(frames),
-        closed,
-    };
+    let body = EventBody::new(frames, closed, format.frame_end());
     let mut response = Response::new(Body::new(Kind::Events(Box::new(body))));
     let headers = response.headers_mut();
     headers.insert(

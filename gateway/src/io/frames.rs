@@ -36,7 +36,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -51,6 +51,10 @@ const TURN: usize = 32 * 1024;
 /// a single read of the smallest ones (h2 reads 8 KiB at a time) to be a turn,
 /// and nothing beside a frame of 16 KiB.
 const FRAME: usize = 64;
+/// What a client may still send behind the last word to it, in bytes, and for
+/// how long.
+const LINGER_BYTES: usize = 64 * 1024;
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Why a connection is to be closed, for the one who holds it: h2 gives the
 /// [`FrameGuard`] itself to nobody. The first reason stands.
@@ -98,6 +102,38 @@ pub(crate) struct FrameGuard<T> {
     header_timeout: Duration,
     /// Runs while a header block, or the head of a frame, is not whole.
     unfinished: Option<Pin<Box<Sleep>>>,
+    /// Set once nothing more is written.
+    linger: Option<Linger>,
+}
+
+/// What is still read of a client behind the last word to it.
+struct Linger {
+    left: usize,
+    until: Pin<Box<Sleep>>,
+}
+
+impl Linger {
+    fn begin() -> Self {
+        Self {
+            left: LINGER_BYTES,
+            until: Box::pin(tokio::time::sleep(LINGER)),
+        }
+    }
+
+    /// Ready when the client has closed too, or has had its time.
+    fn poll(&mut self, cx: &mut Context<'_>, io: &mut (impl AsyncRead + Unpin)) -> Poll<()> {
+        while self.left > 0 && self.until.as_mut().poll(cx).is_pending() {
+            let mut bytes = [0; 4096];
+            let mut buf = ReadBuf::new(&mut bytes);
+            match ready!(Pin::new(&mut *io).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {
+                    self.left = self.left.saturating_sub(buf.filled().len());
+                }
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 impl<T> FrameGuard<T> {
@@ -109,6 +145,7 @@ impl<T> FrameGuard<T> {
             verdict: Verdict::default(),
             header_timeout,
             unfinished: None,
+            linger: None,
         }
     }
 
@@ -179,7 +216,7 @@ impl<T: AsyncWrite + Unpin> FrameGuard<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for FrameGuard<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FrameGuard<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -207,8 +244,19 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for FrameGuard<T> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
+    /// Reads on for a moment behind the last word: closing a socket that holds
+    /// unread bytes resets it (RFC 1122, 4.2.2.13), and what the client has not
+    /// read yet may be lost to it.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+        }
+        if this.verdict.get().is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        let linger = this.linger.get_or_insert_with(Linger::begin);
+        linger.poll(cx, &mut this.io).map(Ok)
     }
 }
 

@@ -3,7 +3,8 @@
 //! hyper does the protocol. Bounds: 100 headers, the configured header bytes, the
 //! handshake timeout for the headers to arrive, [`Http1Body`]'s for the body;
 //! one request at a time. A client that closes its connection drops the call,
-//! which cancels upstream.
+//! which cancels upstream; one that reads nothing holds up the end of no call
+//! ([`answer`]).
 //!
 //! A request that two readers could read in two ways is refused, and nothing
 //! that comes after it on its connection is read: hyper refuses what is not
@@ -12,12 +13,15 @@
 //! lengths hyper reads it as chunked and closes (RFC 9112, 6.1). Backends never
 //! see HTTP/1.1.
 
+mod answer;
 mod body;
 
 use std::convert::Infallible;
+use std::future::Future as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
@@ -25,6 +29,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::answer::Writing;
 pub(crate) use self::body::Http1Body;
 use crate::body::{Body, Kind};
 use crate::config::LimitsConfig;
@@ -45,12 +50,14 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let verdict = Verdict::default();
+    let writing = Writing::default();
     let stall_timeout = limits.stall_timeout;
     let service = service_fn(|request: Request<Incoming>| {
         let (worker, client, verdict) = (worker.clone(), client.clone(), verdict.clone());
+        let writing = writing.clone();
         async move {
             let answer = answer(&worker, &client, request, stall_timeout, verdict).await;
-            Ok::<_, Infallible>(answer)
+            Ok::<_, Infallible>(answer.map(|body| writing.answer(body)))
         }
     });
     // hyper's least is 8 KiB.
@@ -61,13 +68,18 @@ where
         .max_buf_size(buffer)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = worker.gateway.drain.cancelled() => {
+    let mut draining = std::pin::pin!(worker.gateway.drain.cancelled().fuse());
+    let served = std::future::poll_fn(|cx| {
+        if draining.as_mut().poll(cx).is_ready() {
             connection.as_mut().graceful_shutdown();
-            connection.await
         }
-    };
+        let served = connection.as_mut().poll(cx);
+        if served.is_pending() {
+            writing.read_on(cx);
+        }
+        served
+    })
+    .await;
     match served {
         _ if verdict.get().is_some() => verdict.get(),
         Ok(()) => None,

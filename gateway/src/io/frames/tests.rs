@@ -1,6 +1,7 @@
 //! Bytes as an abusive client would send them, through a guard alone.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::scan::{ACK, END_HEADERS, PREFACE_BYTES, WINDOW, kind};
 use super::*;
@@ -272,4 +273,41 @@ async fn the_smaller_the_frames_the_sooner_others_get_their_turn() {
     assert_eq!(reads_of_a_turn(&[7; 16 * 1024]).await, 4);
     assert_eq!(reads_of_a_turn(&[7; 100]).await, 3);
     assert_eq!(reads_of_a_turn(&[7]).await, 1);
+}
+
+#[tokio::test]
+async fn what_a_client_sends_behind_the_last_word_does_not_cost_it_that_word() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap());
+    let (mut client, accepted) = tokio::join!(client, listener.accept());
+    let client = client.as_mut().unwrap();
+    let mut guard = FrameGuard::new(accepted.unwrap().0, HEADER_BYTES, LIMIT);
+    client.write_all(&[0; LINGER_BYTES / 2]).await.unwrap();
+    guard.write_all(b"the last word").await.unwrap();
+    let close = async {
+        guard.shutdown().await.unwrap();
+        drop(guard);
+    };
+    let read = async {
+        client.write_all(&[0; LINGER_BYTES / 4]).await.unwrap();
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        client.shutdown().await.unwrap();
+        text
+    };
+    assert_eq!(tokio::join!(close, read).1, "the last word");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_on_sending_or_never_closes_is_not_waited_for() {
+    let mut silent = Guarded::new();
+    let began = tokio::time::Instant::now();
+    silent.guard.shutdown().await.unwrap();
+    assert_eq!(began.elapsed(), LINGER);
+    let mut talker = Guarded::new();
+    let bytes = vec![0; 2 * LINGER_BYTES];
+    talker.client.write_all(&bytes).await.unwrap();
+    let began = tokio::time::Instant::now();
+    talker.guard.shutdown().await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
 }
