@@ -6,6 +6,7 @@ page `/upstreams` says meanwhile. A scenario judges.
 
 import collections
 import json
+import math
 import os
 import shutil
 import signal
@@ -29,6 +30,8 @@ HEALTH_INTERVAL_MS = 500
 TRY_TIMEOUT_MS = 250
 BUDGET_RATIO, BUDGET_PER_SECOND = 0.5, 10
 PROBES = 1
+# How long each call takes, and how long the gateway remembers that one took longer.
+WORK_MS, MEMORY_MS = 50, 2000
 
 HEALTH = f"""\
 [upstreams.health]
@@ -201,7 +204,8 @@ def print_lateness(calls):
 
 
 # What `/upstreams` said of one endpoint, between two moments: the breaker's
-# state, whether it may have calls, and how long nobody will try it at most.
+# state, whether its checks let it have calls, and how long nobody will try it at
+# most. With a probe under way (`half_open`) nobody knows.
 Look = collections.namedtuple("Look", "asked answered breaker up wait_ms")
 
 
@@ -241,9 +245,19 @@ class Watch:
 
 
 def look_at(endpoint, asked, answered):
-    breaker = endpoint.get("breaker", {})
-    waits = [breaker.get("next_probe_in_ms"), endpoint.get("ejected_for_ms"),
-             endpoint.get("next_connect_in_ms")]
-    up = endpoint.get("health") in (None, "unknown", "serving")
-    return Look(asked, answered, breaker.get("state", "closed"), up,
+    """Raises where the page lacks something: then nobody has stated a bound."""
+    breaker, latency_ms = endpoint["breaker"], endpoint["expected_latency_ms"]
+    waits = [breaker["next_probe_in_ms"], endpoint["ejected_for_ms"]]
+    connect_ms = endpoint["next_connect_in_ms"]
+    if breaker["state"] == "closed":
+        # A probe waits for neither.
+        waits += [connect_ms, fading_ms(latency_ms or 0)]
+    up = {"unknown": True, "healthy": True, "unhealthy": False}[endpoint["health"]["state"]]
+    return Look(asked, answered, breaker["state"], up,
                 max((wait for wait in waits if wait), default=0))
+
+
+def fading_ms(latency_ms):
+    """Until it is preferred again: what is known of a slow one shrinks to a
+    third in 2 s. Sooner, if the others have more calls in flight."""
+    return MEMORY_MS * math.log(max(1, latency_ms / WORK_MS))

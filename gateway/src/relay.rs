@@ -201,11 +201,10 @@ impl Relay {
     }
 
     /// Begins anew, for another receiver, with what went on before.
-    pub(crate) fn rewind(&mut self, kept: &Replay) {
+    pub(crate) fn rewind(&mut self, kept: &mut Replay) {
         let held = [&self.queued[..], &self.next, &self.backlog].concat();
-        let unsent = held.get(self.replayed..).unwrap_or_default();
-        self.queued = kept.followed_by(unsent);
-        self.next = Bytes::new();
+        self.next = Bytes::copy_from_slice(held.get(self.replayed..).unwrap_or_default());
+        self.queued = kept.whole();
         self.backlog = BytesMut::new();
         self.replayed = kept.len();
         self.finished = false;

@@ -77,9 +77,10 @@ pub(crate) fn call<'a>(
     limit: Option<Limit>,
     record: &'a mut CallRecord,
 ) -> impl Future<Output = Result<Response<Body>, Reply>> + 'a {
+    let caller = Caller::of(record.call());
     let mut call = Call {
         pool,
-        request: Outgoing::new(request),
+        request: Outgoing::new(request, caller),
         retries: Retries::new(pool.upstream(), &record.call().route, limit),
         clock: Clock::new(limit.map(|limit| limit.ends)),
         unary: record.call().route.unary,

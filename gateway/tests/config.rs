@@ -177,3 +177,90 @@ fn every_fault_of_the_limit_store_names_its_key_and_no_credential() {
         assert!(!found.contains("hunter2"), "{found}");
     }
 }
+
+#[test]
+fn settings_of_an_upstream_that_contradict_what_is_meant_are_faults() {
+    let of = |endpoints: &str, more: &str| {
+        let text = format!("[[upstreams]]\nname = \"a\"\n{endpoints}\n{more}\n");
+        faults(&text).to_string()
+    };
+    let (plain, tls) = ("endpoints = ['http://h:1']", "endpoints = ['https://h:1']");
+    let unused = "expected beside https:// endpoints only, and there is none";
+    for (endpoints, more, key, fault) in [
+        (plain, "ca_file = 'none.crt'", "ca_file", unused),
+        (plain, "server_name = 'h'", "server_name", unused),
+        (
+            "dns = 'http://h:1'",
+            "cert_file = 'none.crt'\nkey_file = 'none.key'",
+            "key_file",
+            unused,
+        ),
+        (
+            "endpoints_file = 'none'",
+            "cert_file = 'none.crt'\nkey_file = 'none.key'",
+            "cert_file",
+            "needs ca_file beside it",
+        ),
+        (
+            "endpoints = ['http://h:0']",
+            "",
+            "endpoints[0]",
+            "expected \"https://HOST:PORT\" or \"http://HOST:PORT\", found port 0",
+        ),
+        (
+            "endpoints = ['http://:hunter2@h:1']",
+            "",
+            "endpoints[0]",
+            "expected \"https://HOST:PORT\" or \"http://HOST:PORT\" and nothing beside it",
+        ),
+        (
+            "dns = 'http://h:1#there'",
+            "",
+            "dns",
+            "expected \"https://HOST:PORT\" or \"http://HOST:PORT\" and nothing beside it",
+        ),
+        (
+            tls,
+            "[upstreams.retries]\nreplay_bytes = 1000\nreplay_bytes_in_all = 1999",
+            "retries.replay_bytes_in_all",
+            "expected at least twice replay_bytes, 2000, found 1999",
+        ),
+        (
+            tls,
+            "[upstreams.retries]\nreplay_bytes_in_all = 0",
+            "retries.replay_bytes_in_all",
+            "expected at least twice replay_bytes, 131072, found 0",
+        ),
+        (
+            tls,
+            "[upstreams.ejection]\nmargin = 1.0",
+            "ejection.margin",
+            "expected above 0 and below 1, found 1; max_share = 0 turns ejection off",
+        ),
+        (
+            tls,
+            "[upstreams.ejection]\nmargin = 0.0",
+            "ejection.margin",
+            "expected above 0 and below 1, found 0; max_share = 0 turns ejection off",
+        ),
+        (
+            tls,
+            "[upstreams.ejection]\nmin_calls = 0",
+            "ejection.min_calls",
+            "expected 1 to 4294967295, found 0",
+        ),
+    ] {
+        let found = of(endpoints, more);
+        let fault = format!(": upstreams[0].{key}: {fault}\n");
+        assert!(
+            format!("{found}\n").contains(&fault),
+            "{fault} is not in\n{found}"
+        );
+        assert!(!found.contains("hunter2"), "{found}");
+    }
+    let found = of(
+        plain,
+        "[upstreams.retries]\nreplay_bytes = 0\nreplay_bytes_in_all = 0",
+    );
+    assert!(!found.contains("replay"), "nothing is kept:\n{found}");
+}

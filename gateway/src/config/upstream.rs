@@ -30,7 +30,8 @@ pub(crate) struct FileUpstream {
     pub(crate) dns_refresh: Option<String>,
     /// A file with one URL a line, as in `endpoints`; `#` begins a comment. Followed.
     pub(crate) endpoints_file: Option<String>,
-    /// Authorities of the backends' certificates, PEM; required for `https://`.
+    /// Authorities of the backends' certificates, PEM; required for `https://`, and like the three
+    /// below a fault without.
     pub(crate) ca_file: Option<String>,
     /// The gateway's client certificate, PEM; together with `key_file`.
     pub(crate) cert_file: Option<String>,
@@ -98,7 +99,8 @@ pub(crate) struct FileBreaker {
     /// How many probes may be under way at once, 1 to 100; as many must succeed; default 1.
     pub(crate) probes: Option<u32>,
     /// Which statuses that a backend sends count as its failure; default `["UNAVAILABLE"]`. A
-    /// connection that fails or breaks, and an answer that does not come in time, always count.
+    /// connection that fails or breaks always counts, and so does an answer that does not come in
+    /// a time that the caller did not choose.
     pub(crate) failure_codes: Option<Vec<String>>,
 }
 
@@ -110,10 +112,10 @@ pub(crate) struct FileEjection {
     /// The share of endpoints that may be left out at once, 0 to 1, rounded down; 0 turns it off;
     /// default 0.5.
     pub(crate) max_share: Option<f64>,
-    /// By how much the share of its calls that failed must exceed that of the others, above 0 to 1;
-    /// default 0.2.
+    /// By how much the share of its calls that failed must exceed that of the others, above 0 and
+    /// below 1; default 0.2.
     pub(crate) margin: Option<f64>,
-    /// How many calls it must have had in the breaker's window; default 20.
+    /// How many calls it must have had in the breaker's window, at least 1; default 20.
     pub(crate) min_calls: Option<u32>,
     /// For how long at first; doubles each time, up to 5 minutes; 1s to 5m, default `10s`.
     pub(crate) duration: Option<String>,
@@ -138,10 +140,11 @@ pub(crate) struct FileRetries {
     /// How long a try may take to answer where another may follow, 10ms to 24h, and never more than
     /// 3/10 of the time that the call has; default `10s`.
     pub(crate) try_timeout: Option<String>,
-    /// The most of a request that is kept for another try, in bytes, 0 to 4 MiB; default 65536. A
-    /// call that sends more is tried once.
+    /// The most of a request that is kept for another try, headers included, in bytes, 0 to 4 MiB;
+    /// default 65536. A call that sends more is tried once.
     pub(crate) replay_bytes: Option<u64>,
-    /// The same for all calls to this upstream together, up to 1 GiB; default 67108864.
+    /// The same for all calls to this upstream together, up to 1 GiB and at least twice as much;
+    /// default 67108864. Half of it is for callers with few calls in progress.
     pub(crate) replay_bytes_in_all: Option<u64>,
     /// Which statuses that a backend sends are tried again where the call may be repeated; default
     /// `["UNAVAILABLE"]`.
@@ -351,6 +354,7 @@ impl Validate<'_, '_> {
             EndpointSource::File(_) => file.ca_file.is_some(),
         };
         if !needed {
+            self.unused_tls(at, source, &file);
             return None;
         }
         let client = match (file.cert_file, file.key_file) {
@@ -370,6 +374,29 @@ impl Validate<'_, '_> {
             client,
             server_name: file.server_name,
         })
+    }
+
+    /// Whoever sets these believes that connections are secured by them.
+    fn unused_tls(&mut self, at: &str, source: &EndpointSource, file: &FileUpstream) {
+        let message = match source {
+            // Their faults are told already.
+            EndpointSource::List(list) if list.is_empty() => return,
+            EndpointSource::Dns { host, .. } if host.host.is_empty() => return,
+            EndpointSource::List(_) | EndpointSource::Dns { .. } => {
+                "expected beside https:// endpoints only, and there is none"
+            }
+            EndpointSource::File(_) => "needs ca_file beside it",
+        };
+        for (key, is_set) in [
+            ("ca_file", file.ca_file.is_some()),
+            ("cert_file", file.cert_file.is_some()),
+            ("key_file", file.key_file.is_some()),
+            ("server_name", file.server_name.is_some()),
+        ] {
+            if is_set {
+                self.source.fault(&format!("{at}.{key}"), message);
+            }
+        }
     }
 
     fn endpoint(&mut self, at: &str, text: &str) -> Option<EndpointConfig> {
@@ -417,13 +444,17 @@ impl Validate<'_, '_> {
         let key = |name: &str| format!("{at}.{name}");
         let duration = (10 * SECOND, SECOND, 5 * MINUTE);
         let margin = file.margin.unwrap_or(0.2);
-        if margin <= 0.0 {
-            self.source.fault(&key("margin"), "expected above 0 to 1");
+        // No share exceeds another by 1.
+        if !(margin > 0.0 && margin < 1.0) {
+            let expected = "expected above 0 and below 1";
+            let message = format!("{expected}, found {margin}; max_share = 0 turns ejection off");
+            self.source.fault(&key("margin"), message);
         }
+        let min_calls = file.min_calls.map(u64::from);
         EjectionConfig {
             max_share: self.share(&key("max_share"), file.max_share, 0.5),
-            margin: self.share(&key("margin"), Some(margin), 0.2),
-            min_calls: file.min_calls.unwrap_or(20).max(1),
+            margin,
+            min_calls: self.count(&key("min_calls"), min_calls, (20, 1, u32::MAX)),
             duration: self.time(&key("duration"), file.duration, duration),
         }
     }
@@ -435,6 +466,13 @@ impl Validate<'_, '_> {
         let replay_bytes = number("replay_bytes", file.replay_bytes, 64 << 10, 4 << 20);
         let in_all = file.replay_bytes_in_all;
         let replay_bytes_in_all = number("replay_bytes_in_all", in_all, 64 << 20, 1 << 30);
+        // All callers get half of it, and that must do for one call.
+        let least = 2 * replay_bytes;
+        if replay_bytes_in_all < least {
+            let expected = format!("expected at least twice replay_bytes, {least}");
+            let message = format!("{expected}, found {replay_bytes_in_all}");
+            self.source.fault(&key("replay_bytes_in_all"), message);
+        }
         let config = RetryConfig {
             replay_bytes,
             replay_bytes_in_all,
@@ -522,15 +560,19 @@ impl std::str::FromStr for EndpointConfig {
             "http" => false,
             other => return Err(format!("{expected}, found scheme \"{other}\"")),
         };
-        let plain =
-            matches!(url.path(), "" | "/") && url.query().is_none() && url.username().is_empty();
+        let plain = matches!(url.path(), "" | "/")
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none();
         match (url.host_str(), url.port_or_known_default()) {
+            (Some(_), Some(0)) => Err(format!("{expected}, found port 0")),
             (Some(host), Some(port)) if plain => Ok(Self {
                 host: host.trim_matches(['[', ']']).to_owned(),
                 port,
                 tls,
             }),
-            _ => Err(format!("{expected} and nothing after it")),
+            _ => Err(format!("{expected} and nothing beside it")),
         }
     }
 }

@@ -122,6 +122,19 @@ impl Caller {
     }
 }
 
+#[cfg(test)]
+impl Caller {
+    /// One who has so many calls in progress.
+    pub(crate) fn with(calls: usize) -> Self {
+        let conduct = Arc::<Conduct>::default();
+        conduct.open.store(calls, Ordering::Relaxed);
+        Self {
+            conduct,
+            began: Instant::now(),
+        }
+    }
+}
+
 /// A place that a call keeps which its caller has given up.
 pub(crate) struct Held(Arc<Conduct>);
 

@@ -12,7 +12,6 @@ use bytes::Bytes;
 use h2::SendStream;
 use http::HeaderMap;
 use http_body::Frame;
-use intellirouter::resilience::Outcome;
 use tonic::Code;
 
 use super::clock::{Clock, Over};
@@ -20,7 +19,7 @@ use super::pool::Lease;
 use super::report::Report;
 use super::request::Upload;
 use super::rest::Rest;
-use super::status::{broken, no_status, outcome};
+use super::status::{broken, no_status};
 use crate::body::{Body, BodyError, H2Recv, Kind};
 use crate::reply::Reply;
 
@@ -33,8 +32,6 @@ pub(crate) struct UpstreamBody {
     pub(super) open: Option<(H2Recv, Lease)>,
     pub(super) clock: Clock,
     pub(super) report: Report,
-    /// Whether its headers alone are no answer: it is known to have one message.
-    pub(super) unary: bool,
     /// Why the call ended otherwise than by its backend.
     pub(super) cut: Option<&'static str>,
 }
@@ -48,7 +45,6 @@ impl UpstreamBody {
             open: None,
             clock: Clock::new(None),
             report: Report::default(),
-            unary: true,
             cut: None,
         }
     }
@@ -69,7 +65,7 @@ impl UpstreamBody {
     }
 
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
-        let Some((recv, _)) = &mut self.open else {
+        let Some((recv, lease)) = &mut self.open else {
             return Poll::Ready(self.ahead.take());
         };
         if let Some((upload, send)) = &mut self.pump {
@@ -85,15 +81,16 @@ impl UpstreamBody {
         };
         match polled {
             Poll::Pending if self.clock.poll(cx) == Poll::Ready(Over::Call) => {
-                if self.unary && self.pump.is_none() {
-                    self.report.late();
+                self.report.waited(lease.endpoint());
+                if self.pump.is_none() {
+                    self.report.late(lease.endpoint());
                 }
                 self.cut(&Reply::deadline())
             }
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
-                    self.report.message();
+                    self.report.message(lease.endpoint());
                     Poll::Ready(Some(Frame::data(data)))
                 }
                 Err(frame) => self.ended(frame.into_trailers().unwrap_or_default()),
@@ -101,7 +98,8 @@ impl UpstreamBody {
             Poll::Ready(Some(Err(error))) => {
                 let reply = match &error {
                     BodyError::Gone(error) => {
-                        self.report.record(outcome(error));
+                        let outcome = lease.outcome(error);
+                        self.report.record(outcome, lease.endpoint());
                         broken(error)
                     }
                     _ => Reply::unavailable("upstream_cut", "the backend went away"),
@@ -123,20 +121,19 @@ impl UpstreamBody {
 
     fn give_up(&mut self) {
         if let Some((lease, rest)) = self.rest() {
+            self.report.given_up(lease.endpoint());
             lease.give_up(rest);
         }
     }
 
     /// The backend has ended the call, though perhaps not read all of it.
     fn ended(&mut self, mut trailers: HeaderMap) -> Poll<Option<Frame<Bytes>>> {
-        match status_of(&trailers) {
-            Some(code) => self.report.status(code),
-            None => {
-                self.report.record(Outcome::Failure);
-                trailers.extend(no_status().trailers());
-            }
+        let code = status_of(&trailers);
+        if code.is_none() {
+            trailers.extend(no_status().trailers());
         }
         if let Some((lease, rest)) = self.rest() {
+            self.report.status(code, lease.endpoint());
             lease.wind_up(rest);
         }
         Poll::Ready(Some(Frame::trailers(trailers)))

@@ -31,11 +31,12 @@ use super::answer::{UpstreamBody, status_of};
 use super::balance::Place;
 use super::call::{Call, End, Tried};
 use super::clock::{Clock, Over};
+use super::endpoint::Endpoint;
 use super::pool::Lease;
 use super::report::Report;
 use super::rest::Rest;
 use super::retry::Pushback;
-use super::status::{Cause, broken, is_lost, no_status, not_grpc, outcome};
+use super::status::{Cause, broken, is_lost, no_status, not_grpc};
 use crate::body::{Body, BodyError, H2Recv};
 use crate::reply::Reply;
 
@@ -104,6 +105,7 @@ impl Attempt {
 
     fn send(place: Place, call: &mut Call<'_>) -> Result<Self, NotSent> {
         let Place { lease, permit } = place;
+        let unary = call.unary;
         let (retries, request) = (&mut call.retries, &mut call.request);
         let before = retries.placed();
         let upstream = retries.upstream();
@@ -118,7 +120,7 @@ impl Attempt {
             Ok((response, send)) => Ok(Self {
                 send: request.has_body().then_some(send),
                 stage: Stage::Waiting(response),
-                report: Report::begin(permit, upstream.failures(), retries.blames()),
+                report: Report::begin(permit, upstream.failures(), retries.blames(), unary),
                 timed: false,
                 lease: Some(lease),
             }),
@@ -142,13 +144,13 @@ impl Attempt {
             Ok(_) => return Tried::Over(Err(Reply::internal())),
             Err(stop) => return self.stopped(call, stop),
         };
-        self.took();
         if head.status != StatusCode::OK || !is_grpc(&head.headers) {
             return self.not_an_answer(call, head.status);
         }
         if self.is_at_its_end() {
             return self.ended(call, head, None);
         }
+        self.tell(Report::head);
         let holds = call.unary && call.request.is_whole() && call.retries.may_follow();
         if !holds {
             return Tried::Over(self.commit(call, head, None));
@@ -185,8 +187,10 @@ impl Attempt {
             match ready!(call.clock.poll(cx)) {
                 Over::Call => return Poll::Ready(Err(Stop::Deadline)),
                 Over::Try => {
-                    self.took();
-                    self.report.record(Outcome::Failure);
+                    self.tell(Report::waited);
+                    if call.retries.blames_try() {
+                        self.tell(|report, endpoint| report.record(Outcome::Failure, endpoint));
+                    }
                     if let Some(wait) = call.again(Cause::Timeout, Pushback::Nothing) {
                         return Poll::Ready(Err(Stop::Late(wait)));
                     }
@@ -238,7 +242,6 @@ impl Attempt {
             open: Some((recv, lease)),
             clock: std::mem::replace(&mut call.clock, Clock::new(None)),
             report: std::mem::take(&mut self.report),
-            unary: call.unary,
             cut: None,
         };
         Ok(Response::from_parts(head, body.into_body()))
@@ -248,11 +251,7 @@ impl Attempt {
     fn ended(&mut self, call: &mut Call<'_>, head: Parts, trailers: Option<HeaderMap>) -> Tried {
         let last = trailers.as_ref().unwrap_or(&head.headers);
         let code = status_of(last);
-        match code {
-            Some(code) => self.report.status(code),
-            // The backend broke its promise.
-            None => self.report.record(Outcome::Failure),
-        }
+        self.tell(|report, endpoint| report.status(code, endpoint));
         let wait = call.retried(code.unwrap_or(Code::Unknown), Pushback::of(last));
         if wait.is_none() {
             call.record.trace.event("headers");
@@ -270,9 +269,10 @@ impl Attempt {
 
     /// What came is not gRPC.
     fn not_an_answer(&mut self, call: &mut Call<'_>, status: StatusCode) -> Tried {
-        if status.is_server_error() {
-            self.report.record(Outcome::Failure);
-        }
+        self.tell(|report, endpoint| match status.is_server_error() {
+            true => report.record(Outcome::Failure, endpoint),
+            false => report.failed(endpoint),
+        });
         let reply = not_grpc(status);
         // A limit is not met better by trying harder.
         let pushback = match status {
@@ -293,7 +293,9 @@ impl Attempt {
         let BodyError::Gone(error) = error else {
             return Tried::Over(Err(Reply::internal()));
         };
-        self.report.record(outcome(error));
+        if let Some(lease) = &self.lease {
+            self.report.record(lease.outcome(error), lease.endpoint());
+        }
         let wait = cause(error).and_then(|cause| call.again(cause, Pushback::Nothing));
         self.settle(call, wait, Err(broken(error)))
     }
@@ -302,10 +304,10 @@ impl Attempt {
         match stop {
             Stop::Request(reply) => Tried::Over(Err(*reply)),
             Stop::Deadline => {
+                self.tell(Report::waited);
                 if self.send.is_none() {
-                    self.report.late();
+                    self.tell(Report::late);
                 }
-                self.took();
                 Tried::Over(Err(Reply::deadline()))
             }
             Stop::Late(wait) => {
@@ -334,9 +336,9 @@ impl Attempt {
         }
     }
 
-    fn took(&mut self) {
+    fn tell(&mut self, tell: impl FnOnce(&mut Report, &Endpoint)) {
         if let Some(lease) = &self.lease {
-            self.report.took(lease.endpoint());
+            tell(&mut self.report, lease.endpoint());
         }
     }
 

@@ -67,10 +67,11 @@ impl Clock {
         }
     }
 
-    /// Waits for the end of the call.
-    pub(super) async fn over(&mut self) {
+    /// Waits for the end of the call. No `async fn`: the try before is over at
+    /// once, though this may never be polled.
+    pub(super) fn over(&mut self) -> impl Future<Output = ()> {
         self.end_try();
-        std::future::poll_fn(|cx| self.poll(cx).map(drop)).await;
+        std::future::poll_fn(|cx| self.poll(cx).map(drop))
     }
 }
 
@@ -103,6 +104,14 @@ mod tests {
         clock.begin_try(SECOND);
         assert!(crate::test_util::now(|cx| clock.poll(cx)).is_pending());
         clock.end_try();
+        assert_eq!(next(&mut clock).await, (Over::Call, 10 * SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_the_call_has_ended_the_try_before_waiting() {
+        let mut clock = Clock::new(Some(Instant::now() + 10 * SECOND));
+        clock.begin_try(SECOND);
+        drop(clock.over());
         assert_eq!(next(&mut clock).await, (Over::Call, 10 * SECOND));
     }
 

@@ -4,8 +4,9 @@
 //! each failed attempt the endpoint backs off, for 100 ms at first and twice as
 //! long each time, up to 10 s, less up to half by chance. Attempts that were
 //! under way at the same time fail as one. While it backs off it is passed over
-//! as long as another endpoint stands; a call that has no other may try, and
-//! until an attempt succeeds none begins within [`APART`] of another. A reload
+//! as long as another endpoint stands; a call that has no other may try, and so
+//! may a probe of its breaker that is due, which comes at its own growing times.
+//! Until an attempt succeeds none begins within [`APART`] of another. A reload
 //! that changes how the endpoint is connected to begins anew. Owns neither the
 //! attempts nor the choice.
 

@@ -60,6 +60,9 @@ struct Shared {
 struct State {
     /// The upstream of the generation in use.
     upstream: Weak<Upstream>,
+    /// Which one of them it is. What is good or bad for one need not be so for the
+    /// next, which may connect otherwise.
+    generation: u64,
     /// `None` before the first good look.
     known: Option<Vec<EndpointConfig>>,
     found_at: Option<SystemTime>,
@@ -229,14 +232,16 @@ impl Shared {
         let upstream = Arc::downgrade(upstream);
         let mut state = self.lock();
         let is_new = !Weak::ptr_eq(&state.upstream, &upstream);
+        state.generation += u64::from(is_new);
         state.upstream = upstream;
         self.tell(&state);
         is_new
     }
 
-    /// The upstream that is told, while there is one.
-    fn upstream(&self) -> Option<Arc<Upstream>> {
-        self.lock().upstream.upgrade()
+    /// The upstream that is told, while there is one, and its generation.
+    fn upstream(&self) -> (Option<Arc<Upstream>>, u64) {
+        let state = self.lock();
+        (state.upstream.upgrade(), state.generation)
     }
 
     /// A look has found these.

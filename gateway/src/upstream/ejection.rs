@@ -4,9 +4,11 @@
 //! fails a third of them stays below that, and still it is the one to avoid while
 //! others do better. So endpoints are compared, once a second: one whose share of
 //! failed calls, in the breaker's window, exceeds that of the others together by
-//! the margin is ejected, the worst first. It takes that both, it and the others
-//! together, had as many calls there as the configuration asks for. An outage of
-//! all makes none of them worse than the others, and ejects none.
+//! the margin is ejected, the worst first. It takes that it had as many calls there
+//! as the configuration asks for. Where the others together had fewer, the calls
+//! that they lack are taken to fail as often as its own: the fewer there are, the
+//! better they must have done, and without any it is like them. An outage of all
+//! makes none of them worse than the others, and ejects none.
 //!
 //! An ejected endpoint gets calls only where no other can have them. It is back
 //! after a while, as new: its breaker's counts begin again. The while doubles each
@@ -122,6 +124,12 @@ impl Sum {
     fn share(self) -> f64 {
         self.failures as f64 / self.calls.max(1) as f64
     }
+
+    /// The same of at least so many calls, where those that lack fail so often.
+    fn share_of(self, least: u64, share: f64) -> f64 {
+        let all = self.calls.max(least).max(1);
+        (self.failures as f64 + (all - self.calls) as f64 * share) / all as f64
+    }
 }
 
 /// Looks at all endpoints of an upstream, and lets them go and come.
@@ -201,9 +209,10 @@ fn worst(within: &[(usize, &Seen)], config: &EjectionConfig) -> Option<usize> {
     let shares = within.iter().enumerate().filter_map(|(place, (_, one))| {
         let own = Sum::of([*one]);
         let others = all.without(own);
+        let share = own.share();
         let is_worse =
-            own.calls.min(others.calls) >= enough && own.share() > others.share() + config.margin;
-        is_worse.then(|| (place, own.share()))
+            own.calls >= enough && share > others.share_of(enough, share) + config.margin;
+        is_worse.then_some((place, share))
     });
     let worst = shares.max_by(|(_, one), (_, other)| one.total_cmp(other));
     worst.map(|(place, _)| place)

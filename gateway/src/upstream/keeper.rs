@@ -4,8 +4,10 @@
 //!
 //! One task for each upstream, and one for each endpoint that is checked. They
 //! follow the endpoints as these come and go, within [`EVERY`], and end that long
-//! after the upstream at the latest.
+//! after the upstream at the latest, or when the next generation has its own: a call
+//! may hold the old one for long, and what is known of the endpoints is shared.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -23,15 +25,18 @@ const EVERY: Duration = Duration::from_secs(1);
 impl Upstream {
     /// Has its endpoints looked after for as long as it lives.
     pub(crate) fn keep(self: &Arc<Self>) {
-        tokio::spawn(keep(Arc::downgrade(self)));
+        let number = self.keepers.fetch_add(1, Relaxed) + 1;
+        tokio::spawn(keep(Arc::downgrade(self), number));
     }
 }
 
-async fn keep(upstream: Weak<Upstream>) {
+async fn keep(upstream: Weak<Upstream>, number: u64) {
     let mut seen = Arc::<Endpoints>::default();
     let mut checks = Vec::new();
     loop {
-        if let Some(upstream) = upstream.upgrade() {
+        if let Some(upstream) = upstream.upgrade()
+            && upstream.keepers.load(Relaxed) == number
+        {
             let endpoints = upstream.endpoints();
             if !Arc::ptr_eq(&endpoints, &seen) {
                 match &upstream.config.health {

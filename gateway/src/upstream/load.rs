@@ -1,6 +1,9 @@
 //! How loaded an endpoint is: calls in flight, and how long its answers take
 //! (peak EWMA: a slower answer counts at once, a faster one bit by bit).
 //!
+//! Failing is quick. So it never makes an endpoint look faster, or one that only
+//! fails would get nearly all calls.
+//!
 //! Shared by all workers: two atomic numbers, no lock. Of two workers that
 //! report at the same moment one may be lost, which costs one sample.
 
@@ -12,6 +15,9 @@ use tokio::time::Instant;
 /// In this time without a new answer what is known shrinks to a third: an
 /// endpoint that was slow is tried again before long.
 const MEMORY: Duration = Duration::from_secs(2);
+/// What is expected of one of which nothing is known but that it fails, in
+/// microseconds: more than of most that answer.
+const FAILING: f64 = 1e6;
 
 /// See the module's comment.
 #[derive(Debug)]
@@ -49,18 +55,35 @@ impl Load {
         self.in_flight.load(Relaxed)
     }
 
-    /// An answer took so long, or has not come for so long.
+    /// An answer took so long.
     pub(super) fn observe(&self, took: Duration, now: Instant) {
-        let took = micros(took);
-        let next = match self.latency(now) {
+        self.store(self.smoothed(micros(took), now), now);
+    }
+
+    /// An answer has not come for so long: it would have taken longer.
+    pub(super) fn waited(&self, time: Duration, now: Instant) {
+        if self.expected(now).is_none_or(|known| micros(time) > known) {
+            self.observe(time, now);
+        }
+    }
+
+    /// It took so long to fail.
+    pub(super) fn failed(&self, took: Duration, now: Instant) {
+        let least = self.expected(now).unwrap_or(FAILING);
+        let next = self.smoothed(micros(took).max(least), now);
+        // Up: else each of many in a row would take off a microsecond.
+        self.store(next.ceil(), now);
+    }
+
+    fn smoothed(&self, took: f64, now: Instant) -> f64 {
+        match self.latency(now) {
             // What is known counts less the longer ago it was.
             Some((known, age)) if took < known => {
                 let kept = weight(age);
                 known * kept + took * (1.0 - kept)
             }
             _ => took,
-        };
-        self.store(next, now);
+        }
     }
 
     /// Forgets what is known of the latency: the endpoint was away.
@@ -138,6 +161,43 @@ mod tests {
         advance(Duration::from_secs(50 * 86_400)).await;
         load.observe(MS, Instant::now());
         assert_eq!(expected(&load), 1000.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_however_many_and_quick_make_nothing_look_faster() {
+        let load = Load::default();
+        load.observe(5 * MS, Instant::now());
+        for _ in 0..10_000 {
+            advance(MS).await;
+            load.failed(Duration::ZERO, Instant::now());
+        }
+        assert_eq!(expected(&load), 5000.0);
+        load.failed(500 * MS, Instant::now());
+        assert_eq!(expected(&load), 500_000.0, "a slow one counts");
+        // One that gets few calls is tried again before long.
+        advance(7 * MEMORY).await;
+        load.failed(Duration::ZERO, Instant::now());
+        assert!(expected(&load) < 1000.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_only_ever_failed_looks_slow() {
+        let load = Load::default();
+        load.failed(MS, Instant::now());
+        assert_eq!(expected(&load), FAILING);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_no_longer_tells_only_of_what_takes_longer_than_expected() {
+        let load = Load::default();
+        load.waited(20 * MS, Instant::now());
+        assert_eq!(expected(&load), 20_000.0);
+        advance(MEMORY / 4).await;
+        let known = expected(&load);
+        load.waited(MS, Instant::now());
+        assert_eq!(expected(&load), known);
+        load.waited(30 * MS, Instant::now());
+        assert_eq!(expected(&load), 30_000.0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,6 +19,7 @@ use h2::client::ResponseFuture;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Request, Uri, Version};
+use intellirouter::resilience::Outcome;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -27,6 +28,7 @@ use super::endpoint::Endpoint;
 use super::rest::Rest;
 use super::shared::{Endpoints, Upstream};
 use super::slot::{Connection, Slot};
+use super::status;
 use crate::layers::conduct::Caller;
 use crate::reply::Reply;
 
@@ -110,6 +112,17 @@ impl Lease {
 }
 
 impl Lease {
+    /// Whether a call that broke so is its endpoint's failure. A connection fails
+    /// once, however many calls it takes along.
+    pub(super) fn outcome(&self, error: &h2::Error) -> Outcome {
+        match status::outcome(error) {
+            Outcome::Failure if !error.is_reset() && self.connection.common.is_known_lost() => {
+                Outcome::Ignored
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Says whose call it is.
     pub(crate) fn charge(&mut self, caller: Option<Caller>) {
         self.caller = caller;
@@ -134,7 +147,7 @@ impl Lease {
     /// Resets what is left of a call, when it is its turn; tells whether that
     /// is later.
     pub(crate) fn wind_up(self, mut rest: Rest) -> bool {
-        let pace = &self.connection.pace;
+        let pace = &self.connection.common.pace;
         if rest.is_over() || rest.take_turn(pace) {
             return false;
         }
@@ -144,7 +157,7 @@ impl Lease {
         };
         let held = self.caller.as_ref().map(Caller::hold);
         runtime.spawn(async move {
-            rest.in_turn(&self.connection.pace).await;
+            rest.in_turn(&self.connection.common.pace).await;
             drop((self, held));
         });
         true

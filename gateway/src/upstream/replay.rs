@@ -7,7 +7,16 @@
 //!
 //! Bounds: `replay_bytes` of a call and `replay_bytes_in_all` of all calls to an
 //! upstream, headers included, both in bytes ([`RetryConfig`]). A call beyond
-//! either keeps nothing from there on, and is tried no more.
+//! either keeps nothing from there on, and is tried no more. What small chunks are
+//! copied into counts as a whole for the second; it is at most twice as much.
+//!
+//! One caller can't take the retries of all others: once half is taken, there is
+//! more only for callers with few calls in progress, whose calls fill a quarter
+//! of it, or half in the worst case. So one caller has at most half, or what its
+//! only call takes. Callers who are not known share the first half.
+//!
+//! What is sent again is not copied but shared. Where it has to be put together
+//! for that, it is there twice meanwhile, once on each worker at most.
 //!
 //! [`RetryConfig`]: crate::config::RetryConfig
 
@@ -17,6 +26,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::layers::conduct::Caller;
+
 /// The largest chunk that is copied, in bytes.
 const SMALL: usize = 2 * 1024;
 
@@ -24,18 +35,27 @@ const SMALL: usize = 2 * 1024;
 #[derive(Debug)]
 pub(crate) struct Room {
     most: usize,
+    /// How many calls in progress are few.
+    few: usize,
     taken: AtomicUsize,
 }
 
 impl Room {
-    pub(super) fn new(most: usize) -> Self {
-        let taken = AtomicUsize::new(0);
-        Self { most, taken }
+    /// For so many bytes in all, of which a call takes at most `of_call`.
+    pub(super) fn new(most: usize, of_call: usize) -> Self {
+        Self {
+            most,
+            few: (most / 4 / of_call.max(1)).max(1),
+            taken: AtomicUsize::new(0),
+        }
     }
 
-    fn take(&self, bytes: usize) -> bool {
+    fn take(&self, bytes: usize, caller: Option<&Caller>) -> bool {
+        // Asked each time: it may have begun more calls since.
+        let is_modest = caller.is_some_and(|caller| caller.calls() <= self.few);
+        let most = if is_modest { self.most } else { self.most / 2 };
         let before = self.taken.fetch_add(bytes, Relaxed);
-        let fits = before.saturating_add(bytes) <= self.most;
+        let fits = before.saturating_add(bytes) <= most;
         if !fits {
             self.taken.fetch_sub(bytes, Relaxed);
         }
@@ -57,24 +77,32 @@ pub(crate) struct Replay {
     /// Follows all of `large`.
     small: BytesMut,
     len: usize,
+    /// Of the body.
     most: usize,
+    caller: Option<Caller>,
     room: Arc<Room>,
     taken: usize,
 }
 
 impl Replay {
-    /// Of a request with these headers, with at most so many bytes of its body.
-    /// `None` where there is no room for it.
-    pub(super) fn begin(headers: &HeaderMap, most: usize, room: &Arc<Room>) -> Option<Self> {
+    /// Of a request with these headers, which has so many bytes at most. `None`
+    /// where there is no room for it.
+    pub(super) fn begin(
+        headers: &HeaderMap,
+        most: usize,
+        room: &Arc<Room>,
+        caller: Option<Caller>,
+    ) -> Option<Self> {
         let size = size(headers);
-        let fits = most > 0 && room.take(size);
+        let fits = most > 0 && size <= most && room.take(size, caller.as_ref());
         fits.then(|| Self {
             headers: write(headers, size),
             first: Bytes::new(),
             large: Vec::new(),
             small: BytesMut::new(),
             len: 0,
-            most,
+            most: most - size,
+            caller,
             room: room.clone(),
             taken: size,
         })
@@ -105,7 +133,7 @@ impl Replay {
             self.large.push(chunk);
             held
         };
-        let fits = self.room.take(held);
+        let fits = self.room.take(held, self.caller.as_ref());
         self.taken += if fits { held } else { 0 };
         fits
     }
@@ -115,19 +143,22 @@ impl Replay {
         self.len
     }
 
-    /// What is kept of the body, and `unsent`.
-    pub(crate) fn followed_by(&self, unsent: &[u8]) -> Bytes {
-        if self.len == self.first.len() && unsent.is_empty() {
-            return self.first.clone();
+    /// What is kept of the body, in one piece from now on.
+    pub(crate) fn whole(&mut self) -> Bytes {
+        if self.len > self.first.len() {
+            let mut all = Vec::with_capacity(self.len);
+            all.extend_from_slice(&self.first);
+            for chunk in std::mem::take(&mut self.large) {
+                all.extend_from_slice(&chunk);
+            }
+            all.extend_from_slice(&std::mem::take(&mut self.small));
+            self.first = all.into();
+            // Its pieces took at least as much.
+            let spare = self.taken.saturating_sub(self.headers.len() + self.len);
+            self.taken -= spare;
+            self.room.taken.fetch_sub(spare, Relaxed);
         }
-        let mut all = Vec::with_capacity(self.len + unsent.len());
-        all.extend_from_slice(&self.first);
-        for chunk in &self.large {
-            all.extend_from_slice(chunk);
-        }
-        all.extend_from_slice(&self.small);
-        all.extend_from_slice(unsent);
-        all.into()
+        self.first.clone()
     }
 
     /// As they were.
@@ -203,9 +234,9 @@ mod tests {
     }
 
     fn replay(most: usize, in_all: usize) -> (Replay, Arc<Room>) {
-        let room = Arc::new(Room::new(in_all));
-        let replay = Replay::begin(&headers(), most, &room).unwrap();
-        (replay, room)
+        let room = Arc::new(Room::new(in_all, most));
+        let replay = Replay::begin(&headers(), most, &room, Some(Caller::with(1)));
+        (replay.unwrap(), room)
     }
 
     fn chunk(byte: u8, len: usize) -> Bytes {
@@ -214,7 +245,7 @@ mod tests {
 
     #[test]
     fn the_headers_are_kept_as_they_were() {
-        let (replay, _) = replay(10, 1000);
+        let (replay, _) = replay(1000, 1000);
         let kept = replay.headers().unwrap();
         assert_eq!(kept, headers());
         assert!(kept["authorization"].is_sensitive());
@@ -231,29 +262,31 @@ mod tests {
             assert!(replay.push(chunk));
         }
         assert_eq!(replay.len(), sent.len());
-        assert_eq!(replay.followed_by(b""), sent);
-        sent.extend_from_slice(b"unsent");
-        assert_eq!(replay.followed_by(b"unsent"), sent);
+        assert_eq!(replay.whole(), sent);
+        assert!(replay.push(chunk(9, 10)));
+        sent.extend_from_slice(&[9; 10]);
+        assert_eq!(replay.whole(), sent);
     }
 
     #[test]
     fn the_usual_call_costs_one_allocation() {
-        let (headers, room) = (headers(), Arc::new(Room::new(1000)));
+        let (headers, room) = (headers(), Arc::new(Room::new(1000, 1000)));
+        let caller = Some(Caller::with(1));
         let body = chunk(1, 100);
         // A second owner may cost one; on its way here it has several.
         let _owner = body.clone();
         let mut kept = None;
         let made = allocations(|| {
-            kept = Replay::begin(&headers, 1000, &room);
+            kept = Replay::begin(&headers, 1000, &room, caller);
             assert!(kept.as_mut().unwrap().push(body.clone()));
         });
         assert_eq!(made, 1);
-        assert_eq!(kept.unwrap().followed_by(b"").as_ptr(), body.as_ptr());
+        assert_eq!(kept.unwrap().whole().as_ptr(), body.as_ptr());
     }
 
     #[test]
     fn a_call_keeps_no_more_than_it_may() {
-        let (mut replay, _) = replay(100, 10_000);
+        let (mut replay, _) = replay(size(&headers()) + 100, 10_000);
         assert!(replay.push(chunk(1, 60)));
         assert!(replay.push(chunk(1, 40)));
         assert!(!replay.push(chunk(1, 1)));
@@ -262,7 +295,8 @@ mod tests {
     #[test]
     fn all_calls_together_keep_no_more_than_they_may_and_give_it_back() {
         let (mut first, room) = replay(10_000, 1000);
-        let mut second = Replay::begin(&headers(), 10_000, &room).unwrap();
+        let modest = || Some(Caller::with(1));
+        let mut second = Replay::begin(&headers(), 10_000, &room, modest()).unwrap();
         assert!(first.push(chunk(1, 400)));
         assert!(second.push(chunk(1, 300)));
         assert!(!second.push(chunk(1, 300)));
@@ -271,8 +305,57 @@ mod tests {
         assert!(first.push(chunk(2, 300)));
         drop(first);
         assert_eq!(room.taken(), 0);
-        assert!(Replay::begin(&headers(), 0, &room).is_none(), "turned off");
-        assert!(Replay::begin(&headers(), 10, &Arc::new(Room::new(10))).is_none());
+        for most in [0, size(&headers()) - 1] {
+            assert!(Replay::begin(&headers(), most, &room, modest()).is_none());
+        }
+        let none = Arc::new(Room::new(10, 10));
+        assert!(Replay::begin(&headers(), 1000, &none, modest()).is_none());
+    }
+
+    #[test]
+    fn one_caller_has_at_most_half_and_unknown_ones_have_it_together() {
+        let of_call = 1000;
+        for many in [Some(Caller::with(2000)), None] {
+            let room = Arc::new(Room::new(100 * of_call, of_call));
+            let full = |caller| {
+                let mut replay = Replay::begin(&HeaderMap::new(), of_call, &room, caller)?;
+                replay.push(chunk(1, of_call)).then_some(replay)
+            };
+            let kept: Vec<_> = (0..2000).map_while(|_| full(many.clone())).collect();
+            assert_eq!(kept.len(), 50);
+            let few: Vec<_> = (0..25)
+                .map_while(|_| full(Some(Caller::with(25))))
+                .collect();
+            assert_eq!(few.len(), 25);
+            assert!(full(Some(Caller::with(26))).is_none());
+            drop(kept);
+            assert!(full(many).is_some());
+        }
+    }
+
+    #[test]
+    fn who_begins_more_calls_meanwhile_keeps_no_more_than_half() {
+        let (room, caller) = (Arc::new(Room::new(1000, 100)), Caller::with(1));
+        let begin = |_| Replay::begin(&HeaderMap::new(), 100, &room, Some(caller.clone()));
+        let mut calls: Vec<_> = (0..10).filter_map(begin).collect();
+        assert_eq!(calls.len(), 10);
+        let _more = [caller.hold(), caller.hold()];
+        let fits = calls.iter_mut().map(|call| call.push(chunk(1, 100)));
+        assert_eq!(fits.filter(|fits| *fits).count(), 5);
+    }
+
+    #[test]
+    fn what_is_sent_again_is_shared_and_counted_once() {
+        let (mut replay, room) = replay(100_000, 200_000);
+        for len in [100, 5000, 10, 3000, 20] {
+            assert!(replay.push(chunk(1, len)));
+        }
+        let sent = replay.whole();
+        assert_eq!(room.taken(), size(&headers()) + sent.len());
+        assert_eq!(replay.whole().as_ptr(), sent.as_ptr());
+        assert_eq!(room.taken(), size(&headers()) + sent.len());
+        drop(replay);
+        assert_eq!(room.taken(), 0);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tonic::Code;
 
 use super::replay::{Replay, Room};
 use crate::body::{Body, BodyError};
+use crate::layers::conduct::Caller;
 use crate::relay::{Relay, RelayError};
 use crate::reply::Reply;
 
@@ -22,6 +23,8 @@ const ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 /// See the module's comment.
 pub(super) struct Outgoing {
     path: PathAndQuery,
+    /// Whose it is, if that is known; until it is sent.
+    caller: Option<Caller>,
     sent: Sent,
     /// `None` if the request has no body.
     upload: Option<Upload>,
@@ -42,7 +45,7 @@ pub(super) struct Upload {
 }
 
 impl Outgoing {
-    pub(super) fn new(request: Request<Body>) -> Self {
+    pub(super) fn new(request: Request<Body>, caller: Option<Caller>) -> Self {
         let (mut head, body) = request.into_parts();
         // Of tries the gateway knows itself.
         head.headers.remove(ATTEMPTS);
@@ -53,6 +56,7 @@ impl Outgoing {
         });
         Self {
             path: path.unwrap_or(PathAndQuery::from_static("/")),
+            caller,
             sent: Sent::Nothing(head.headers),
             upload,
         }
@@ -71,12 +75,13 @@ impl Outgoing {
     /// anew. From the first one on up to `most` bytes are kept, in `room`.
     pub(super) fn next(&mut self, made: u32, most: usize, room: &Arc<Room>) -> Option<Parts> {
         if let Sent::Nothing(headers) = &self.sent {
-            let kept = Sent::Something(Replay::begin(headers, most, room));
+            let kept = Replay::begin(headers, most, room, self.caller.take());
+            let kept = Sent::Something(kept);
             if let Sent::Nothing(headers) = std::mem::replace(&mut self.sent, kept) {
                 return Some(self.head(headers));
             }
         }
-        let Sent::Something(Some(kept)) = &self.sent else {
+        let Sent::Something(Some(kept)) = &mut self.sent else {
             return None;
         };
         let mut headers = kept.headers()?;

@@ -143,8 +143,21 @@ impl<'a> Retries<'a> {
     /// How long this try may take, where another may follow.
     pub(super) fn try_time(&self) -> Option<Duration> {
         let most = self.config().try_timeout;
-        let share = self.limit.map(|limit| limit.whole.mul_f64(SHARE));
-        (self.may_follow() && !self.patient).then(|| share.map_or(most, |share| share.min(most)))
+        let time = self.share().map_or(most, |share| share.min(most));
+        (self.may_follow() && !self.patient).then_some(time)
+    }
+
+    fn share(&self) -> Option<Duration> {
+        self.limit.map(|limit| limit.whole.mul_f64(SHARE))
+    }
+
+    /// Whether it is the fault of an endpoint that a try takes longer than that:
+    /// not if it is so short because of a caller, who could shut the endpoint to
+    /// all others by asking for too little.
+    pub(super) fn blames_try(&self) -> bool {
+        let of_route = self.limit.is_some_and(|limit| limit.of_route);
+        let most = self.config().try_timeout;
+        of_route || self.share().is_none_or(|share| share >= most)
     }
 
     /// Whether it is the fault of an endpoint that gets this try now when the

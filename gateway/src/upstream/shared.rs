@@ -7,6 +7,7 @@
 //! taken over by the next generation while the settings that they follow are
 //! the same, whatever else changes: a reload closes no breaker.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Once};
 
 use arc_swap::ArcSwap;
@@ -36,6 +37,8 @@ pub(crate) struct Upstream {
     pub(super) discovery: Arc<Discovery>,
     /// Whether its endpoints are looked after; a reload may start it again.
     kept: Once,
+    /// Counts those who look after them, of all generations: the latest does.
+    pub(super) keepers: Arc<AtomicU64>,
 }
 
 /// The endpoints that there are at one time.
@@ -71,12 +74,13 @@ impl Upstream {
                 |old| old.budget.clone(),
             ),
             replays: old_budget.map_or_else(
-                || Room::new(retries.replay_bytes_in_all).into(),
+                || Room::new(retries.replay_bytes_in_all, retries.replay_bytes).into(),
                 |old| old.replays.clone(),
             ),
             dialer: dialer.into(),
             config: config.clone(),
             kept: Once::new(),
+            keepers: old.map(|old| old.keepers.clone()).unwrap_or_default(),
             discovery,
         };
         this.replace(&this.discovery.known(), old.map(|old| &**old))?;

@@ -15,14 +15,14 @@
 //! Whatever is closed, the calls in progress on it end first. Idle and old ones
 //! are found by [`Slot::look_after`], so within a second or two.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use intellirouter::resilience::{Outcome, Permit};
+use intellirouter::resilience::{Outcome, Permit, Readiness};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 use tonic::Code;
@@ -30,7 +30,7 @@ use tonic::Code;
 use super::balance::{NoPlace, Place};
 use super::choice::Candidate;
 use super::connect::CALLS;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Standing};
 use super::pace::Pace;
 use super::pool::Lease;
 use crate::reply::Reply;
@@ -54,7 +54,22 @@ pub(super) struct Slot {
 pub(super) struct Connection {
     pub(super) send: SendRequest<Bytes>,
     pub(super) in_flight: Arc<AtomicUsize>,
-    pub(super) pace: Arc<Pace>,
+    pub(super) common: Arc<Common>,
+}
+
+/// What else the calls on a connection share.
+#[derive(Default)]
+pub(super) struct Common {
+    pub(super) pace: Pace,
+    is_lost: AtomicBool,
+}
+
+impl Common {
+    /// Whether another call has found out that the connection is lost; now it is
+    /// known.
+    pub(super) fn is_known_lost(&self) -> bool {
+        self.is_lost.swap(true, Relaxed)
+    }
 }
 
 /// A connection that calls may go to.
@@ -146,9 +161,11 @@ impl Slot {
 
     fn open_behind(self: &Arc<Self>) {
         let now = Instant::now();
-        let dial = &self.endpoint.standing.dial;
+        let Standing { dial, breaker, .. } = &*self.endpoint.standing;
+        // A probe has waited long enough.
+        let is_due = || matches!(breaker.readiness(), Readiness::ProbeDue { .. });
         // Its end is logged, and no caller waits for it.
-        if !dial.backs_off(now)
+        if (!dial.backs_off(now) || is_due())
             && self.check_room(0).is_ok()
             && let Ok(turn) = self.connecting.clone().try_lock_owned()
             && dial.may_try(now)
@@ -192,7 +209,7 @@ impl Slot {
                 let connection = Connection {
                     send,
                     in_flight,
-                    pace: Arc::default(),
+                    common: Arc::default(),
                 };
                 let age = age(self.endpoint.dialer.limits.max_age, rand::random());
                 let kept = Kept::new(connection.clone(), Instant::now() + age);

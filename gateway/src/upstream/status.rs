@@ -6,7 +6,7 @@
 //! | no connection | UNAVAILABLE | failed, as the pool says | any call |
 //! | GOAWAY below the stream's id, or no longer sent because of it | UNAVAILABLE | not judged: it restarts | any call |
 //! | REFUSED_STREAM | UNAVAILABLE | failed | any call |
-//! | the connection broke | UNAVAILABLE | failed | repeatable calls |
+//! | the connection broke | UNAVAILABLE | failed, once for all its calls | repeatable calls |
 //! | INTERNAL_ERROR | INTERNAL | failed | repeatable calls |
 //! | NO_ERROR, CONNECT_ERROR | INTERNAL | not judged | repeatable calls |
 //! | CANCEL, ENHANCE_YOUR_CALM, INADEQUATE_SECURITY | CANCELLED, RESOURCE_EXHAUSTED, PERMISSION_DENIED | not judged | never: it is an answer, of a kind |

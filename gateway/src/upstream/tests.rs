@@ -1,6 +1,8 @@
 //! Against backends on the loopback that answer as they should not.
 
+mod losses;
 mod outcomes;
+mod probes;
 mod replays;
 mod resets;
 mod retries;

@@ -5,7 +5,8 @@
 //! links and renamed files are seen. Looks come every [`EVERY`]; a change is
 //! taken when a second look, [`SETTLE`] later, finds the same, so that a file
 //! that is written in place is left alone meanwhile. A file that is faulty,
-//! names nothing, is gone or hangs leaves those last known in use.
+//! names nothing, is gone or hangs leaves those last known in use. What was found
+//! is judged anew after a reload, which may have brought what it lacked.
 //!
 //! Limits: [`MOST_BYTES`]; what a reading may take is [`crate::files::Disk`]'s.
 
@@ -114,8 +115,8 @@ pub(super) async fn follow(shared: Arc<Shared>, path: PathBuf) {
 struct Watch {
     shared: Arc<Shared>,
     path: PathBuf,
-    /// The content that was judged last.
-    judged: Option<Content>,
+    /// The content that was judged last, and for which generation.
+    judged: Option<(Content, u64)>,
     /// What the last look found, if it was something new.
     candidate: Option<Content>,
 }
@@ -144,7 +145,7 @@ impl Watch {
                 self.shared.bad(fault);
                 Look::Judged
             }
-            Ok(content) if self.judged.as_ref() == Some(&content) => {
+            Ok(content) if self.is_judged(&content) => {
                 self.candidate = None;
                 Look::Judged
             }
@@ -154,21 +155,29 @@ impl Watch {
             }
             Ok(content) => {
                 self.candidate = None;
-                self.judge(&content);
-                self.judged = Some(content);
+                let generation = self.judge(&content);
+                self.judged = Some((content, generation));
                 Look::Judged
             }
         }
     }
 
-    fn judge(&self, content: &Content) {
-        let Some(upstream) = self.shared.upstream() else {
-            return;
-        };
-        match content.found(&self.path, &upstream.dialer) {
-            Ok(found) => self.shared.good(found),
-            Err(fault) => self.shared.bad(fault.to_string()),
+    fn is_judged(&self, content: &Content) -> bool {
+        let (_, generation) = self.shared.upstream();
+        let judged = self.judged.as_ref();
+        judged.is_some_and(|(known, of)| known == content && *of == generation)
+    }
+
+    /// Tells for which generation.
+    fn judge(&self, content: &Content) -> u64 {
+        let (upstream, generation) = self.shared.upstream();
+        if let Some(upstream) = upstream {
+            match content.found(&self.path, &upstream.dialer) {
+                Ok(found) => self.shared.good(found),
+                Err(fault) => self.shared.bad(fault.to_string()),
+            }
         }
+        generation
     }
 }
 

@@ -46,21 +46,47 @@ async fn where_all_fail_alike_none_goes() {
     assert_eq!(judged(&seen(&[100, 90, 85])), []);
 }
 
-#[tokio::test(start_paused = true)]
-async fn without_enough_calls_there_none_goes_and_without_enough_at_others_neither() {
-    let mut few = seen(&[40, 0, 0]);
-    few[0] = Seen {
-        calls: 19,
-        failures: 19,
+/// So many of so many calls failed.
+fn of(failures: u32, calls: u32) -> Seen {
+    Seen {
+        calls,
+        failures,
         out_until: None,
-    };
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_enough_calls_there_none_goes() {
+    let mut few = seen(&[0, 0, 0]);
+    few[0] = of(19, 19);
     assert_eq!(judged(&few), []);
-    few[0].calls = 20;
+    few[0] = of(19, 20);
     assert_eq!(judged(&few), [(0, Verdict::Out)]);
-    (few[1].calls, few[2].calls) = (10, 9);
-    assert_eq!(judged(&few), []);
-    few[2].calls = 10;
-    assert_eq!(judged(&few), [(0, Verdict::Out)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_nearly_all_calls_goes_by_the_few_that_others_had() {
+    // The less it fails, the more calls it takes to tell it from the others.
+    for (failures, enough) in [(100, 5), (45, 9), (30, 14)] {
+        let others = |calls: u32| {
+            judged(&[
+                of(failures, 100),
+                of(0, calls / 2),
+                of(0, calls.div_ceil(2)),
+            ])
+        };
+        assert_eq!(others(0), []);
+        assert_eq!(others(enough - 1), []);
+        assert_eq!(others(enough), [(0, Verdict::Out)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_all_that_most_have_few_calls_in_ejects_none() {
+    for calls in 0..30 {
+        assert_eq!(judged(&[of(100, 100), of(calls, calls)]), []);
+        assert_eq!(judged(&[of(50, 100), of(calls / 2, calls)]), []);
+    }
 }
 
 #[tokio::test(start_paused = true)]

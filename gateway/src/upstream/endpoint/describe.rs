@@ -56,6 +56,7 @@ impl Endpoint {
             },
             "breaker": breaker(&standing.breaker.describe()),
             "ejected_for_ms": ejected_until.map(|until| millis(until.saturating_duration_since(now))),
+            "next_connect_in_ms": standing.dial.left(now).map(millis),
             "last_connect_failure": failure.as_ref().map(|(at, error)| json!({
                 "at": OffsetDateTime::from(*at).format(&Rfc3339).unwrap_or_default(),
                 "error": error,

@@ -1,3 +1,5 @@
+use intellirouter::resilience::Outcome;
+
 use super::*;
 use crate::test_util::settle;
 use crate::upstream::tests::{upstream_after, upstream_at};
@@ -81,12 +83,8 @@ async fn without_checks_after_a_reload_no_endpoint_stays_out_for_one() {
     assert!(health(&new, 0) && health(&old, 0));
 }
 
-#[tokio::test(start_paused = true)]
-async fn each_second_it_is_looked_whether_one_is_to_be_ejected() {
-    use intellirouter::resilience::Outcome;
-    let upstream = upstream_at(&NOWHERE.join(", "), "");
-    upstream.keep();
-    settle().await;
+/// Of two endpoints the second fails a third of its calls, the first none.
+fn the_second_fails_more(upstream: &Upstream) {
     for (index, endpoint) in upstream.endpoints().iter().enumerate() {
         for call in 0..30 {
             let failed = index == 1 && call % 3 == 0;
@@ -95,9 +93,42 @@ async fn each_second_it_is_looked_whether_one_is_to_be_ejected() {
             permit.record(outcome);
         }
     }
-    let is_out = |index: usize| upstream.endpoints()[index].standing.ejection.is_out();
-    assert!(!is_out(1));
+}
+
+fn is_out(upstream: &Upstream, index: usize) -> bool {
+    upstream.endpoints()[index].standing.ejection.is_out()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_second_it_is_looked_whether_one_is_to_be_ejected() {
+    let upstream = upstream_at(&NOWHERE.join(", "), "");
+    upstream.keep();
+    settle().await;
+    the_second_fails_more(&upstream);
+    assert!(!is_out(&upstream, 1));
     tokio::time::sleep(EVERY).await;
     settle().await;
-    assert!(is_out(1) && !is_out(0));
+    assert!(is_out(&upstream, 1) && !is_out(&upstream, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_reload_only_the_new_settings_eject_though_a_call_holds_the_old_ones() {
+    let (urls, off) = (
+        NOWHERE.join(", "),
+        "[upstreams.ejection]\nmax_share = 0.0\n",
+    );
+    for (old, new, is_ejected) in [("", off, false), (off, "", true)] {
+        let old = upstream_at(&urls, old);
+        old.start();
+        settle().await;
+        let new = upstream_after(Some(&old), &urls, new);
+        new.start();
+        the_second_fails_more(&new);
+        for _ in 0..3 {
+            tokio::time::sleep(EVERY).await;
+            settle().await;
+            assert_eq!(is_out(&new, 1), is_ejected);
+        }
+        drop(old);
+    }
 }

@@ -392,3 +392,43 @@ async fn an_endpoint_that_is_down_is_tried_once_in_100_ms_however_many_call() {
     let attempts = attempts.load(Relaxed);
     assert!((2..=most).contains(&attempts), "{attempts} of {most}");
 }
+
+/// Takes connections and says nothing; backs off for 5 to 10 s.
+async fn long_down() -> (TcpListener, Arc<Upstream>, Arc<Pool>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let upstream = upstream(&[listener.local_addr().unwrap().port()]);
+    let now = Instant::now();
+    for _ in 0..20 {
+        upstream.endpoints()[0].standing.dial.failed(now, now);
+    }
+    let pool = Pool::unattended(upstream.clone());
+    (listener, upstream, pool)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_due_does_not_wait_until_its_endpoint_backs_off_no_more() {
+    let (_listener, upstream, pool) = long_down().await;
+    let (slot, endpoint) = (pool.slot(0), upstream.endpoints()[0].clone());
+    let breaker = &endpoint.standing.breaker;
+    tokio::time::advance(SECOND).await;
+    slot.connect_behind();
+    assert!(!slot.is_connecting());
+    while let Ok(permit) = breaker.try_acquire() {
+        permit.record(Outcome::Failure);
+    }
+    slot.connect_behind();
+    assert!(!slot.is_connecting(), "no probe is due");
+    tokio::time::advance(breaker.describe().next_probe_in.unwrap()).await;
+    slot.connect_behind();
+    assert!(slot.is_connecting());
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_told_how_long_an_endpoint_backs_off() {
+    let (_listener, upstream, _pool) = long_down().await;
+    let endpoint = &upstream.endpoints()[0];
+    let left = || endpoint.describe()["next_connect_in_ms"].clone();
+    assert!((5000..=10_000).contains(&left().as_u64().unwrap()));
+    tokio::time::advance(10 * SECOND).await;
+    assert_eq!(left(), serde_json::Value::Null);
+}

@@ -165,3 +165,73 @@ async fn each_try_counts_once_at_the_endpoint_that_it_went_to() {
     assert_eq!(test.call(UNARY, message("hello")).await, "0");
     assert_eq!(test.counted(), (3, 2));
 }
+
+/// No breaker is in the way.
+const NO_BREAKER: &str = "max_tries = 1\n[upstreams.breaker]\nconsecutive_failures = 10000\n\
+                          failure_ratio = 1.0";
+
+#[tokio::test(start_paused = true)]
+async fn failing_never_makes_an_endpoint_look_faster() {
+    fn page<const STATUS: u16>(respond: &mut SendResponse<Bytes>) {
+        let head = Response::builder().status(STATUS).body(()).unwrap();
+        let _ = respond.send_response(head, true);
+    }
+    fn internal(respond: &mut SendResponse<Bytes>) {
+        trailers_only(respond, status("13"));
+    }
+    fn in_trailers(respond: &mut SendResponse<Bytes>) {
+        let mut send = respond.send_response(grpc_head(), false).unwrap();
+        let _ = send.send_trailers(status("14"));
+    }
+    for fail in [
+        unavailable,
+        internal,
+        in_trailers,
+        refuse,
+        page::<503>,
+        page::<404>,
+    ] {
+        let handler = move |number, mut respond: SendResponse<Bytes>| async move {
+            if number > 0 {
+                return fail(&mut respond);
+            }
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            ok(&mut respond);
+        };
+        let test = Test::start(handler, NO_BREAKER).await;
+        assert_eq!(test.call(UNARY, Body::empty()).await, "0");
+        for _ in 0..30 {
+            assert_ne!(test.call(UNARY, Body::empty()).await, "0");
+        }
+        let expected = test.expected().unwrap();
+        assert!(expected > Duration::from_millis(300), "{expected:?}");
+
+        // Nor one of which nothing else is known.
+        let test = Test::start(after(usize::MAX, fail), NO_BREAKER).await;
+        test.call(UNARY, Body::empty()).await;
+        let expected = test.expected().unwrap();
+        assert!(expected > Duration::from_millis(900), "{expected:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_fails_at_once_does_not_draw_the_calls() {
+    let (broken, sound) = (Seen::default(), Seen::default());
+    let fails = broken.by(|_, mut respond: SendResponse<Bytes>| {
+        // No failure for the breaker.
+        trailers_only(&mut respond, status("13"));
+        ready(())
+    });
+    let works = sound.by(|_, mut respond: SendResponse<Bytes>| async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        ok(&mut respond);
+    });
+    let test = Test::at(&[backend(fails).await, backend(works).await], NO_BREAKER);
+    for _ in 0..20 {
+        let calls = (0..10).map(|_| test.call(UNARY, Body::empty()));
+        futures_util::future::join_all(calls).await;
+    }
+    let failed = broken.number();
+    assert!(failed < 120, "{failed} of 200");
+    assert_eq!(failed + sound.number(), 200);
+}

@@ -97,7 +97,6 @@ async fn a_request_beyond_the_bound_is_tried_once_and_keeps_nothing() {
     for (more, code) in [
         ("replay_bytes = 99999", "14"),
         ("replay_bytes = 100000", "0"),
-        ("replay_bytes = 100000\nreplay_bytes_in_all = 99999", "14"),
         ("replay_bytes = 0", "14"),
     ] {
         let test = Test::start(after(1, refuse), more).await;
@@ -161,8 +160,8 @@ async fn what_is_kept_is_forgotten_once_the_bound_is_passed_or_an_answer_begins(
 #[tokio::test(start_paused = true)]
 async fn credit_is_given_once_for_each_byte_however_often_it_is_sent() {
     use crate::relay::Relay;
-    let room = Arc::new(replay::Room::new(10_000));
-    let mut kept = Replay::begin(&HeaderMap::new(), 10_000, &room);
+    let room = Arc::new(replay::Room::new(20_000, 10_000));
+    let mut kept = Replay::begin(&HeaderMap::new(), 10_000, &room, None);
     // The caller has a window of 100 bytes, each backend takes 10.
     let (mut caller, mut first, mut second) = (flow(100).await, flow(10).await, flow(10).await);
     send_all(&mut caller.send, vec![1; 60].into()).await;
@@ -177,7 +176,7 @@ async fn credit_is_given_once_for_each_byte_however_often_it_is_sent() {
         caller.send.reserve_capacity(100);
         settle().await;
         assert_eq!(caller.send.capacity(), 10);
-        relay.rewind(kept.as_ref().unwrap());
+        relay.rewind(kept.as_mut().unwrap());
     }
     // The rest comes in order, and its credit with it.
     let mut third = flow(1000).await;
@@ -187,7 +186,10 @@ async fn credit_is_given_once_for_each_byte_however_often_it_is_sent() {
     assert!(relayed.await.is_err(), "the caller may send more");
     settle().await;
     assert_eq!(caller.send.capacity(), 100);
-    let got = third.recv.data().await.unwrap().unwrap();
+    let mut got = Vec::new();
+    while got.len() < 100 {
+        got.extend_from_slice(&third.recv.data().await.unwrap().unwrap());
+    }
     assert_eq!(got, [vec![1; 60], vec![2; 40]].concat());
 }
 

@@ -51,7 +51,7 @@ async fn a_try_that_takes_too_long_gives_way_to_another() {
         (None, "try_timeout = '2s'", 2 * SECOND),
     ] {
         let test = Test::start(hanging(1, 1000 * SECOND), more).await;
-        let limit = whole.map(|whole| limit(whole * SECOND));
+        let limit = whole.and_then(|whole| of_route(whole * SECOND));
         let (code, took) = timed(test.code(REPEATABLE, message("hello"), limit)).await;
         assert_eq!(code, "0");
         assert!(about(took, first), "{took:?}");
@@ -80,7 +80,7 @@ async fn the_last_try_has_all_the_time_that_is_left_and_none_goes_beyond() {
 #[tokio::test(start_paused = true)]
 async fn a_late_try_goes_on_where_no_other_can_follow() {
     let test = Test::start(hanging(1, 7 * SECOND), NO_BUDGET).await;
-    let ten = Some(limit(10 * SECOND));
+    let ten = of_route(10 * SECOND);
     let (code, took) = timed(test.code(REPEATABLE, Body::empty(), ten)).await;
     assert_eq!(code, "0");
     assert!(about(took, 7 * SECOND), "{took:?}");
@@ -182,4 +182,96 @@ async fn a_try_that_had_little_time_left_is_not_blamed() {
     assert_eq!(test.seen.number(), 2);
     // The refusal alone.
     assert_eq!(test.counted(), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_that_has_no_more_time_because_of_its_caller_is_not_the_endpoints_fault() {
+    for (more, counted) in [
+        // The caller's share, and what the operator says is enough.
+        ("", (1, 0)),
+        ("try_timeout = '2s'", (2, 1)),
+    ] {
+        let test = Test::start(hanging(1, 1000 * SECOND), more).await;
+        let ten = Some(limit(10 * SECOND));
+        assert_eq!(test.code(REPEATABLE, message("hello"), ten).await, "0");
+        assert_eq!(test.retries(), ["timeout retried 1"]);
+        assert_eq!(test.counted(), counted);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_in_a_hurry_do_not_shut_an_endpoint_to_others() {
+    let test = Test::start(
+        hanging(usize::MAX, 2 * SECOND),
+        "[upstreams.breaker]\nwindow = '1h'",
+    )
+    .await;
+    assert_eq!(test.call(REPEATABLE, Body::empty()).await, "0");
+    for _ in 0..10 {
+        let hurry = Some(limit(SECOND));
+        assert_eq!(test.code(REPEATABLE, Body::empty(), hurry).await, "4");
+    }
+    assert_eq!(test.counted(), (1, 0));
+    // Balancing learns of what they waited for.
+    let expected = test.expected().unwrap();
+    assert!(expected >= SECOND / 4, "{expected:?}");
+    assert_eq!(test.call(REPEATABLE, Body::empty()).await, "0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_one_try_does_not_end_the_next() {
+    let test = Test::start(
+        |number, mut respond: SendResponse<Bytes>| async move {
+            match number {
+                0 | 1 => return unavailable(&mut respond),
+                _ => tokio::time::sleep(3 * SECOND).await,
+            }
+            ok(&mut respond);
+        },
+        "try_timeout = '1s'",
+    )
+    .await;
+    let code = test.call(REPEATABLE, message("hello")).await;
+    assert_eq!(code, "0");
+    assert_eq!(test.retries(), ["status retried 2"]);
+    assert_eq!(test.counted(), (3, 2));
+    let expected = test.expected().unwrap();
+    assert!(about(expected, 3 * SECOND - SECOND / 10), "{expected:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_its_caller_does_not_take_is_not_the_endpoints_fault() {
+    for (kind, bytes) in [(UNARY, 2 << 20), (UNARY, 1), (ANY, 2 << 20)] {
+        let answers = move |_, mut respond: SendResponse<Bytes>| async move {
+            let mut send = respond.send_response(grpc_head(), false).unwrap();
+            send_all(&mut send, vec![0; bytes].into()).await;
+            let _ = std::future::poll_fn(|cx| send.poll_reset(cx)).await;
+        };
+        let test = Test::start(answers, "max_tries = 1").await;
+        let response = test.begin(kind, Body::empty(), of_route(SECOND)).await;
+        let mut body = response.unwrap().into_body();
+        // No credit is given.
+        let trailers = loop {
+            let frame = std::future::poll_fn(|cx| body.poll_next(cx)).await;
+            if let Ok(trailers) = frame.unwrap().unwrap().into_trailers() {
+                break trailers;
+            }
+        };
+        assert_eq!(trailers["grpc-status"], "4");
+        drop(body);
+        assert_eq!(test.counted(), (1, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unary_call_whose_headers_alone_came_in_time_is_the_endpoints_fault() {
+    let answers = |_, mut respond: SendResponse<Bytes>| async move {
+        let mut send = respond.send_response(grpc_head(), false).unwrap();
+        let _ = std::future::poll_fn(|cx| send.poll_reset(cx)).await;
+    };
+    for (kind, counted) in [(UNARY, (1, 1)), (STREAM, (0, 0)), (ANY, (0, 0))] {
+        let test = Test::start(answers, "max_tries = 1").await;
+        assert_eq!(test.code(kind, Body::empty(), of_route(SECOND)).await, "4");
+        assert_eq!(test.counted(), counted);
+    }
 }

@@ -6,11 +6,20 @@ use crate::upstream::Upstream;
 
 /// An upstream whose endpoints stand in this file; `more` are further keys.
 fn open(path: &Path, more: &str) -> Result<Arc<Upstream>, String> {
+    open_after(None, path, more)
+}
+
+/// The same, as the next generation of `old`.
+fn open_after(
+    old: Option<&Arc<Upstream>>,
+    path: &Path,
+    more: &str,
+) -> Result<Arc<Upstream>, String> {
     let config = config(&format!(
         "[[upstreams]]\nname = 'b'\nendpoints_file = '{}'\n{more}\n",
         path.display()
     ));
-    let opened = Upstream::open(&config.upstreams[0], None, &Default::default());
+    let opened = Upstream::open(&config.upstreams[0], old, &Default::default());
     opened.map_err(|error| error.to_string())
 }
 
@@ -171,6 +180,20 @@ async fn a_faulty_change_keeps_what_is_known_and_is_told_until_it_is_mended() {
     std::fs::write(&path, "http://10.0.0.1:80\n").unwrap();
     assert!(within(2, || told()["is_stale"] == false).await);
     assert!(Arc::ptr_eq(&before, &upstream.endpoints()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_a_reload_makes_good_is_taken_though_it_has_not_changed() {
+    let (_dir, path) = file("http://10.0.0.1:80\n");
+    let old = open(&path, "").unwrap();
+    old.start();
+    std::fs::write(&path, "https://10.0.0.2:443\n").unwrap();
+    let is_stale = || old.describe()["discovery"]["is_stale"] == true;
+    assert!(within(2, is_stale).await);
+    let new = open_after(Some(&old), &path, "ca_file = 'ca.crt'").unwrap();
+    new.start();
+    assert!(within(2, || names(&new) == ["https://10.0.0.2:443"]).await);
+    assert!(!is_stale());
 }
 
 #[tokio::test(start_paused = true)]
