@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use intellirouter::admin::{self, Readiness, ServicePage};
-use intellirouter::events::{self, LogSettings};
+use intellirouter::events::{self, LogSettings, LogUse};
 use intellirouter::logging;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -185,7 +185,7 @@ impl Common {
         let settings = LogSettings {
             ca_file: self.events_ca.clone(),
             // A service publishes; what others publish is not its to keep.
-            retain_bytes: 16 << 20,
+            usage: LogUse::Service,
             ..LogSettings::default()
         };
         Ok(events::open(&self.events, settings).await?)

@@ -183,9 +183,10 @@ async fn send(
 /// Whether the store may take the same event later.
 fn may_pass(error: &PublishError) -> bool {
     match error {
-        PublishError::Unavailable(_) | PublishError::TimedOut(_) | PublishError::Interrupted(_) => {
-            true
-        }
+        PublishError::Unavailable(_)
+        | PublishError::TimedOut(_)
+        | PublishError::Interrupted(_)
+        | PublishError::Unconfirmed { .. } => true,
         PublishError::InvalidChannel(_)
         | PublishError::TooLarge { .. }
         | PublishError::BadIdempotencyKey => false,

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use futures_util::task::AtomicWaker;
 use http::uri::PathAndQuery;
 use intellirouter::events::ChannelPattern;
@@ -110,6 +111,9 @@ fn come_again() -> Duration {
     Duration::from_millis(rand::random_range(500..=4000))
 }
 
+/// The generation of no rules.
+const NEVER: u64 = 0;
+
 /// One call while it is open.
 pub(crate) struct OpenCall {
     pub(crate) started: Instant,
@@ -117,7 +121,8 @@ pub(crate) struct OpenCall {
     pub(crate) client: Arc<Client>,
     pub(crate) path: PathAndQuery,
     pub(crate) route: Arc<Route>,
-    caller: OnceLock<Arc<Identity>>,
+    /// Changes only where a stream gets a new token of the same subject.
+    caller: ArcSwapOption<Identity>,
     /// What an event stream reads; its rules stand beside the route's.
     channels: OnceLock<Vec<ChannelPattern>>,
     /// The generation of the rules that has judged this call.
@@ -129,8 +134,15 @@ pub(crate) struct OpenCall {
 }
 
 impl OpenCall {
-    pub(crate) fn caller(&self) -> Option<&Arc<Identity>> {
-        self.caller.get()
+    pub(crate) fn caller(&self) -> Option<Arc<Identity>> {
+        self.caller.load_full()
+    }
+
+    /// From now on the call is that of a new token of the same subject, and is judged again by all
+    /// rules, as the last look may have been at the token before.
+    pub(crate) fn renew(&self, caller: Arc<Identity>) {
+        self.caller.store(Some(caller));
+        self.judged.store(NEVER, Ordering::Relaxed);
     }
 
     /// What an event stream reads, once it is one.
@@ -242,7 +254,7 @@ impl OpenCalls {
             client,
             path,
             route,
-            caller: OnceLock::new(),
+            caller: ArcSwapOption::empty(),
             channels: OnceLock::new(),
             judged: AtomicU64::new(generation),
             settled: AtomicBool::new(false),
@@ -306,7 +318,7 @@ impl Listed {
     /// Says who calls, and counts the call as one of its subject's, of which
     /// `most` may be open.
     pub(crate) fn identified(&mut self, caller: &Arc<Identity>, most: usize) -> Result<(), Reply> {
-        let _ = self.call.caller.set(caller.clone());
+        self.call.caller.store(Some(caller.clone()));
         self.calls.anonymous.fetch_sub(1, Ordering::Relaxed);
         let conduct = caller.conduct();
         conduct.begin();

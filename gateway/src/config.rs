@@ -8,6 +8,7 @@
 
 mod auth;
 mod certificates;
+mod events;
 mod faults;
 mod file;
 mod limits;
@@ -24,12 +25,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use intellirouter::events::ChannelPattern;
-
 use crate::files::{self, Fingerprint};
 
 pub(crate) use auth::{AuthConfig, IssuerConfig, JwksConfig, KeyConfig, KeySource};
 pub(crate) use certificates::{CertificateConfig, CertificateName, ClientCertificatesConfig};
+pub(crate) use events::{EventRule, EventsConfig, RulePattern, Segment};
 pub use faults::{ConfigFaults, Fault};
 pub(crate) use limits::{EVENT_PATHS, LimitsConfig, MeterConfig, Per, RateConfig, StoreConfig};
 pub(crate) use revocation::{DEFAULT_MAX_ENTRIES, RevocationConfig, RevocationStore};
@@ -198,28 +198,6 @@ pub(crate) struct IdentityConfig {
     pub(crate) key_file: PathBuf,
     pub(crate) issuer: String,
     pub(crate) lifetime: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct EventsConfig {
-    /// `memory:`, `redis://…` or `rediss://…`; may hold a password.
-    pub(crate) store: String,
-    pub(crate) ca_file: Option<PathBuf>,
-    pub(crate) retain_bytes: usize,
-    pub(crate) retain_age: Duration,
-    pub(crate) payload_bytes: usize,
-    pub(crate) publish_timeout: Duration,
-    pub(crate) heartbeat: Duration,
-    pub(crate) lag_bytes: u64,
-    pub(crate) rules: Vec<EventRule>,
-}
-
-/// What holders of any of `roles` may read and publish.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct EventRule {
-    pub(crate) roles: Vec<String>,
-    pub(crate) subscribe: Vec<ChannelPattern>,
-    pub(crate) publish: Vec<ChannelPattern>,
 }
 
 #[derive(Clone, Debug)]

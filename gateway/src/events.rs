@@ -1,12 +1,14 @@
 //! Events out of the gateway and into it: server-sent events, NDJSON and the
 //! gRPC `EventService`, over one log.
 //!
-//! Owns who may read and publish which channel, the framing, and the life of a
-//! stream. Does not own the log: that is [`intellirouter::events`]. A stream
+//! Owns who may read and publish which channel, what of it a stream wants, the
+//! framing, the life of a stream, and how browsers come to one. Does not own the log: that is [`intellirouter::events`]. A stream
 //! keeps no queue of its own but a cursor into the log, so a slow reader costs
 //! one frame in flight and what its connection's windows allow.
 
 mod access;
+mod door;
+mod filter;
 mod frames;
 mod grpc;
 mod http;
@@ -16,7 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{Request, Response};
-use intellirouter::events::{ChannelPattern, EventLog, LogSettings, PublishError, SubscribeError};
+use intellirouter::events::{
+    ChannelPattern, EventLog, LogSettings, LogUse, PublishError, SubscribeError,
+};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -29,6 +33,7 @@ use crate::layers::authenticate::Identity;
 use crate::reply::Reply;
 use crate::telemetry::Telemetry;
 
+pub(crate) use door::{Door, enter, follow, is_by_ticket};
 pub(crate) use grpc::EventApi;
 pub(crate) use http::EventBody;
 
@@ -40,11 +45,18 @@ pub(crate) struct EventPlane {
     drain: CancellationToken,
     /// Places for payloads that arrive by POST.
     publishing: Arc<Semaphore>,
+    door: Arc<Door>,
 }
 
-/// Opens the log that the configuration names.
-pub(crate) async fn open_log(config: &EventsConfig) -> Result<Arc<dyn EventLog>, StartError> {
+/// Opens the log that the configuration names. Used by a gateway it follows and records at once;
+/// else it touches no more than it must.
+pub(crate) async fn open_log(
+    config: &EventsConfig,
+    usage: LogUse,
+) -> Result<Arc<dyn EventLog>, StartError> {
     let settings = LogSettings {
+        usage,
+        replicas: config.replicas,
         retain_bytes: config.retain_bytes,
         retain_age: config.retain_age,
         max_payload: config.payload_bytes,
@@ -65,6 +77,7 @@ impl EventPlane {
             telemetry: lasting.telemetry.clone(),
             drain: lasting.drain.clone(),
             publishing: lasting.publishing.clone(),
+            door: lasting.door.clone(),
         })
     }
 
@@ -96,7 +109,8 @@ impl EventPlane {
         } else {
             "away"
         };
-        format!("event store {state}: {}", status.detail)
+        let door = self.door.fault().unwrap_or_default();
+        format!("event store {state}: {}{door}", status.detail)
     }
 }
 
@@ -110,7 +124,7 @@ pub(crate) async fn serve(
 }
 
 /// Who calls: authenticated, as every call on channels is.
-fn caller(call: &OpenCall) -> Result<&Arc<Identity>, Reply> {
+fn caller(call: &OpenCall) -> Result<Arc<Identity>, Reply> {
     call.caller()
         .ok_or_else(|| Reply::unauthenticated("no_token", "a bearer token is required"))
 }
@@ -130,7 +144,9 @@ fn publish_refusal(error: &PublishError) -> Reply {
                 "the event store is away; nothing was published",
             )
         }
-        PublishError::TimedOut(_) | PublishError::Interrupted(_) => {
+        PublishError::TimedOut(_)
+        | PublishError::Interrupted(_)
+        | PublishError::Unconfirmed { .. } => {
             tracing::warn!(%error, "event perhaps not published");
             Reply::unavailable(
                 "store_unsure",

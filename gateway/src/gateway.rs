@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::calls::OpenCalls;
 use crate::config::Config;
+use crate::events::Door;
 use crate::layers::authenticate::Authenticate;
 use crate::local::Health;
 use crate::reload::ReloadState;
@@ -70,6 +71,7 @@ pub(crate) struct Lasting {
     pub(crate) calls: Arc<OpenCalls>,
     pub(crate) revocations: Arc<Revocations>,
     pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) door: Arc<Door>,
     pub(crate) health: Health,
     /// Places for payloads that arrive by POST.
     pub(crate) publishing: Arc<Semaphore>,
@@ -119,10 +121,12 @@ impl Gateway {
         let tracing = Tracing::start(config.trace.as_ref())
             .map_err(|message| StartError::setting("trace", message))?;
         let stopping = CancellationToken::new();
+        let revocations = Revocations::new(&config.revocation)?;
         let lasting = Lasting {
             telemetry: Telemetry::new(config.log.access, tracing),
             calls: OpenCalls::new(workers),
-            revocations: Revocations::new(&config.revocation)?,
+            door: Door::open(&config.events, &revocations)?,
+            revocations,
             log,
             health: Health::new(stopping.clone()),
             publishing: Arc::new(Semaphore::new(PUBLISHING)),

@@ -74,6 +74,8 @@ pub(crate) async fn serve(
     let route = kind.route(&runtime.routes, &request);
     let asked_by_page = request.headers().contains_key(http::header::ORIGIN);
     let origin = runtime.cors.allowed(request.headers()).cloned();
+    let by_ticket =
+        matches!(kind, Kind::Events) && events::is_by_ticket(request.method(), request.uri());
 
     // Outermost, so that it sees what the caller really got.
     let call = gateway.calls.open(
@@ -145,6 +147,9 @@ pub(crate) async fn serve(
     // Last, so that pages can read refusals too.
     if let Some(origin) = origin {
         runtime.cors.mark(origin, response.headers_mut());
+        if by_ticket {
+            cors::with_credentials(response.headers_mut());
+        }
     }
     response
 }
@@ -208,7 +213,7 @@ async fn steps(
     // nothing of what there is.
     let identity = match route.access {
         Access::Public => None,
-        _ => Some(identify(runtime, client, request.headers(), now).await?),
+        _ => Some(identify(runtime, client, kind, request, now).await?),
     };
     if let Some(identity) = &identity {
         record.trace.event("authenticated");
@@ -270,14 +275,19 @@ async fn steps(
     }
 }
 
-/// By the certificate of the connection, where it may speak for the request, or
-/// by the token.
+/// By the ticket in the URL of an event stream, by the certificate of the
+/// connection, where it may speak for the request, or by the token.
 async fn identify(
     runtime: &Runtime,
     client: &Client,
-    headers: &HeaderMap,
+    kind: Kind,
+    request: &mut Request<Body>,
     now: SystemTime,
 ) -> Result<Arc<Identity>, Reply> {
+    if matches!(kind, Kind::Events) && events::is_by_ticket(request.method(), request.uri()) {
+        return Box::pin(events::enter(runtime, request, now)).await;
+    }
+    let headers = request.headers();
     if let Some(shown) = &client.certificate
         && certificate::counts(headers)
         && let Some(identity) = shown.identity(&runtime.certificates, now)?

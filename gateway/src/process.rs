@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use intellirouter::events::EventLog;
+use intellirouter::events::{EventLog, LogUse};
 use intellirouter::logging::LogGuard;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -39,7 +39,7 @@ impl Bound {
     /// Reads what a checked configuration names, then binds its ports. Must run
     /// on the runtime that [`Bound::run`] will run on.
     pub async fn new(config: Config) -> Result<Self, StartError> {
-        let log = events::open_log(&config.events).await?;
+        let log = events::open_log(&config.events, LogUse::Gateway).await?;
         Self::beside(config, log, None).await
     }
 
@@ -82,9 +82,14 @@ impl Bound {
         beside.spawn(never(reload::follow(gateway.clone(), hangup)));
         beside.spawn(never(recheck::follow(gateway.clone())));
         gateway.runtime().start();
+        beside.spawn(never(events::follow(gateway.clone())));
+        // Who comes with a cookie would take a refusal for the last word.
+        gateway.door.first_look().await;
         let workers = start_workers(&gateway, self.listener)?;
         ready();
         let result = shutdown::run(&gateway, signals, workers).await;
+        // After the last call: somebody else records on.
+        gateway.log.close().await;
         gateway.telemetry.tracing.shutdown(LAST_SPANS).await;
         result
     }

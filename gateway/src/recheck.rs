@@ -46,6 +46,7 @@ fn look(gateway: &Gateway, revoked: bool) {
     let cut = gateway.calls.cut_where(|call| {
         let caller = call.caller();
         let is_revoked = |caller: &Arc<Identity>| gateway.revocations.check(caller, now).is_err();
+        let caller = caller.as_ref();
         if revoked && caller.is_some_and(is_revoked) {
             return Some(Cut::Revoked);
         }
@@ -97,7 +98,7 @@ fn rule_withdrawn(runtime: &Runtime, call: &OpenCall, now: SystemTime) -> Option
             Ok(Some(caller)) => caller,
             _ => return Some(Cut::RoleWithdrawn),
         },
-        None => caller.clone(),
+        None => caller,
     };
     let allowed = route.is_none_or(|route| roles::check(&route.access, &caller).is_ok())
         && call

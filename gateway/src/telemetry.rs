@@ -534,13 +534,14 @@ impl CallRecord {
             elapsed.as_secs_f64(),
         );
         if self.telemetry.access_log.load(Ordering::Relaxed) {
+            let caller = self.call.caller();
             tracing::info!(
                 target: "access",
                 peer = %self.call.client.address,
                 protocol = self.call.protocol.name(),
                 path = self.call.path.path(),
                 route = self.call.route.metrics.name.as_str(),
-                subject = self.call.caller().map_or("", |caller| caller.subject()),
+                subject = caller.as_deref().map_or("", Identity::subject),
                 code = code_name(code),
                 reason = self.reason,
                 bytes_out = self.bytes_out,
@@ -555,13 +556,14 @@ impl CallRecord {
 
     fn end_trace(&mut self, code: Code) {
         let call = &self.call;
+        let caller = call.caller();
         let covered = call.protocol != Protocol::Http && call.route.target != Target::Nowhere;
         self.telemetry.tracing.end(&mut self.trace, || Ended {
             method: covered.then(|| call.path.path()),
             route: &call.route.metrics.name,
             protocol: call.protocol.name(),
             peer: call.client.address,
-            subject: call.caller().map(|caller| caller.subject()),
+            subject: caller.as_deref().map(Identity::subject),
             endpoint: self.endpoint.as_deref(),
             code,
             reason: self.reason,

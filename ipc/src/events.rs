@@ -2,7 +2,7 @@
 //!
 //! Owns the names of channels and the patterns over them, the [`EventLog`] contract, the ring
 //! from which every subscriber reads, and the two stores that feed it: [`MemoryLog`] within one
-//! process and [`RedisLog`] over Redis Pub/Sub; and for service authors the typed events and
+//! process and [`RedisLog`] over a Redis Stream; and for service authors the typed events and
 //! [`RedisClient`] with its publishers and subscribers. It does not own who may read or publish
 //! what, nor how an event looks on a client's connection: those belong to the gateway.
 //!
@@ -43,7 +43,7 @@ pub use pubsub::{
     Subscription, publish_event,
 };
 pub use redis::RedisLog;
-pub use settings::{IDEMPOTENCY_WINDOW, LogSettings, MAX_IDEMPOTENCY_KEYS};
+pub use settings::{IDEMPOTENCY_WINDOW, LogSettings, LogUse, MAX_IDEMPOTENCY_KEYS};
 pub use subscription::{LogSubscription, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES};
 pub use typed::{
     ChainExecutionCompletedEvent, ChainExecutionFailedEvent, ChainStepCompletedEvent,

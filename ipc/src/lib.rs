@@ -15,7 +15,7 @@ pub mod resilience;
 pub mod security;
 
 pub use error::{IpcError, IpcResult};
-pub use redis_dialer::RedisDialer;
+pub use redis_dialer::{RedisDialer, RedisUrl};
 
 /// The long paths that the guide uses for the modules of this crate.
 pub mod modules {

@@ -1,22 +1,45 @@
 //! From a URL to connections: address, credentials and TLS of one Redis.
 //!
 //! Owns what is secret in the URL: nothing else sees it, and no message holds it. Whoever connects
-//! has limits of its own.
+//! has limits of its own. Where Sentinels know the Redis, each connection asks them anew where its
+//! master is, and is refused if the server there says that it is none.
 
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo,
-    RedisResult, TlsCertificates,
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, PushInfo,
+    RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, Value,
 };
+use tokio::time::timeout;
 
-use crate::events::shown;
+use self::sentinel::Sentinels;
+use self::url::{Address, Place};
+
+pub use self::url::RedisUrl;
+
+mod sentinel;
+mod url;
 
 /// A Redis that can be reached.
 pub struct RedisDialer {
-    client: Client,
+    target: Target,
     address: String,
+}
+
+enum Target {
+    Server(Client),
+    Sentinels {
+        sentinels: Sentinels,
+        login: RedisConnectionInfo,
+        tls: Option<Tls>,
+    },
+}
+
+/// How a server shows who it is.
+struct Tls {
+    /// PEM; the system's without it.
+    authorities: Option<Vec<u8>>,
 }
 
 impl std::fmt::Debug for RedisDialer {
@@ -26,31 +49,40 @@ impl std::fmt::Debug for RedisDialer {
 }
 
 impl RedisDialer {
-    /// Connects to nothing yet. `authorities` is PEM text, for `rediss://`; the system's are used
-    /// without it. Fails with what was expected, and never with the credentials.
+    /// Connects to nothing yet. For what a URL may be see [`RedisUrl`]. `authorities` is PEM text,
+    /// for TLS; the system's are used without it. Fails with what was expected, and never with the
+    /// credentials.
     pub fn new(url: &str, authorities: Option<Vec<u8>>) -> Result<Self, String> {
-        let (info, tls) = connection_info(url)?;
-        let address = info.addr().to_string();
-        if authorities.is_some() && !tls {
+        let url = RedisUrl::parse(url)?;
+        let address = url.address();
+        if authorities.is_some() && !url.tls {
             return Err("a file of authorities needs a rediss:// URL".to_owned());
         }
-        let client = if tls {
+        let tls = url.tls.then_some(Tls { authorities });
+        if tls.is_some() {
             // The client library takes the process's default provider. Fails only where one is
             // installed already, which then is the one to use.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-            let certificates = TlsCertificates {
-                client_tls: None,
-                root_cert: authorities,
-            };
-            Client::build_with_tls(info, certificates)
-        } else {
-            Client::open(info)
+        }
+        let refused = |error: RedisError| format!("{address}: {error}");
+        let target = match url.place {
+            Place::At(server) => {
+                Target::Server(client(&server, url.login, tls.as_ref()).map_err(refused)?)
+            }
+            Place::Sentinels { service, sentinels } => {
+                // Told now if the authorities can't be read.
+                client(&sentinels[0], url.login.clone(), tls.as_ref()).map_err(refused)?;
+                Target::Sentinels {
+                    sentinels: Sentinels::new(service, sentinels, &url.login),
+                    login: url.login,
+                    tls,
+                }
+            }
         };
-        let client = client.map_err(|error| format!("{address}: {error}"))?;
-        Ok(Self { client, address })
+        Ok(Self { target, address })
     }
 
-    /// Host and port, to be shown.
+    /// Host and port, or the service and its Sentinels; to be shown.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -71,52 +103,78 @@ impl RedisDialer {
                 on_push(push);
                 Ok::<(), redis::aio::SendError>(())
             });
-        let client = &self.client;
-        client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
+        let opened = async {
+            match &self.target {
+                Target::Server(client) => {
+                    client
+                        .get_multiplexed_async_connection_with_config(&config)
+                        .await
+                }
+                Target::Sentinels {
+                    sentinels,
+                    login,
+                    tls,
+                } => {
+                    let master = sentinels.master(connect, tls.as_ref()).await?;
+                    let client = client(&master, login.clone(), tls.as_ref())?;
+                    let mut connection = client
+                        .get_multiplexed_async_connection_with_config(&config)
+                        .await?;
+                    check_master(&mut connection, &master).await?;
+                    Ok(connection)
+                }
+            }
+        };
+        let late = || RedisError::from((ErrorKind::Io, "not connected in time"));
+        timeout(connect, opened).await.map_err(|_| late())?
     }
 }
 
-/// Reads the URL; also says whether it asks for TLS.
-fn connection_info(url: &str) -> Result<(ConnectionInfo, bool), String> {
-    let expected = "expected redis://[user:password@]host[:port][/db], or rediss:// for TLS";
-    // The crate's own message is not used where it could quote the URL.
-    let parsed =
-        redis::parse_redis_url(url).ok_or_else(|| format!("the URL does not parse; {expected}"))?;
-    let tls = match parsed.scheme() {
-        "redis" => false,
-        "rediss" => true,
-        other => return Err(format!("scheme {}; {expected}", shown(other))),
-    };
-    if parsed.fragment().is_some() {
-        return Err(format!(
-            "the URL has a part after #, and certificates are always checked; {expected}"
-        ));
+/// Refuses a server that is no master: a Sentinel may be behind.
+async fn check_master(
+    connection: &mut MultiplexedConnection,
+    address: &Address,
+) -> RedisResult<()> {
+    let role: Vec<Value> = redis::cmd("ROLE").query_async(connection).await?;
+    match role.first() {
+        Some(Value::BulkString(role)) if role == b"master" => Ok(()),
+        _ => Err(RedisError::from((
+            ErrorKind::Io,
+            "the server that Sentinel names is not a master",
+            address.to_string(),
+        ))),
     }
-    let info = parsed
-        .into_connection_info()
-        .map_err(|error| format!("{error}; {expected}"))?;
-    // RESP3, so that messages, and the end of a connection, come as pushes on a connection that also
-    // answers commands.
-    let redis = info
-        .redis_settings()
-        .clone()
-        .set_protocol(ProtocolVersion::RESP3);
+}
+
+fn client(address: &Address, login: RedisConnectionInfo, tls: Option<&Tls>) -> RedisResult<Client> {
+    let (host, port) = (address.host.clone(), address.port);
+    let place = match tls {
+        None => ConnectionAddr::Tcp(host, port),
+        Some(_) => ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure: false,
+            tls_params: None,
+        },
+    };
+    let info = place.into_connection_info()?;
     let tcp = info.tcp_settings().clone().set_nodelay(true);
-    Ok((info.set_redis_settings(redis).set_tcp_settings(tcp), tls))
+    let info = info.set_redis_settings(login).set_tcp_settings(tcp);
+    match tls {
+        None => Client::open(info),
+        Some(tls) => Client::build_with_tls(
+            info,
+            TlsCertificates {
+                client_tls: None,
+                root_cert: tls.authorities.clone(),
+            },
+        ),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn error(url: &str) -> String {
-        match RedisDialer::new(url, None) {
-            Ok(_) => panic!("{url} was accepted"),
-            Err(error) => error,
-        }
-    }
 
     #[test]
     fn the_address_is_shown_without_credentials() {
@@ -125,23 +183,6 @@ mod tests {
             format!("{dialer:?}"),
             "Ok(RedisDialer(\"redis.local:6380\"))"
         );
-    }
-
-    #[test]
-    fn a_url_that_can_not_work_is_refused_without_its_credentials() {
-        for (url, expected) in [
-            ("redis://user:s3cret@", "does not parse"),
-            ("redis://user:s3cret@host:port", "does not parse"),
-            ("redis://user:s3cret@host/s3cret", "database"),
-            ("valkey://user:s3cret@host", "scheme"),
-            ("http://user:s3cret@host", "does not parse"),
-            ("rediss://user:s3cret@host#insecure", "after #"),
-        ] {
-            let error = error(url);
-            assert!(error.contains(expected), "{url} gave: {error}");
-            assert!(error.contains("expected redis://"), "{url} gave: {error}");
-            assert!(!error.contains("s3cret"), "{error}");
-        }
     }
 
     #[test]

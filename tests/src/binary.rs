@@ -44,13 +44,15 @@ fn built(package: &str, targets: &[&str]) -> PathBuf {
         .status()
         .expect("cargo runs");
     assert!(status.success(), "{package} does not build");
-    // This test binary is target/<profile>/deps/<name>; the profile of the
-    // tests may differ, the folder above does not.
-    let own = std::env::current_exe().expect("a test binary has a path");
-    let target = own
+    // This binary is target/<profile>/<name>, or that of a test in deps beside it; the profile may
+    // differ, the folder above does not.
+    let own = std::env::current_exe().expect("a binary has a path");
+    let folder = own.parent().expect("it stands in a folder");
+    let depth = if folder.ends_with("deps") { 2 } else { 1 };
+    let target = folder
         .ancestors()
-        .nth(3)
-        .expect("it stands in target/<profile>/deps");
+        .nth(depth)
+        .expect("it stands in target/<profile>");
     target.join("debug")
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::curl::{Answer, request, stream};
 use crate::redis::Redis;
 use crate::service::python;
-use crate::{Config, Gateway, Process, Site};
+use crate::{Config, Gateway, Process, Site, Token};
 
 /// A channel that the role `tester` may read and publish.
 pub const CHANNEL: &str = "intellirouter:chain_engine:router_core:chain_execution_completed";
@@ -72,6 +72,11 @@ impl Events {
 
     /// Starts `events_client.py`.
     pub fn python(&self, args: &[&str]) -> Process {
+        self.python_as(&self.header, args)
+    }
+
+    /// As [`Events::python`], for any caller.
+    pub fn python_as(&self, header: &str, args: &[&str]) -> Process {
         let mut command = python("events_client.py");
         command
             .arg("--target")
@@ -80,7 +85,7 @@ impl Events {
             .arg(&self.gateway.ca);
         command
             .arg("--token")
-            .arg(self.header.rsplit(' ').next().unwrap())
+            .arg(header.rsplit(' ').next().unwrap())
             .args(args);
         Process::spawn("events_client", &command)
     }
@@ -102,6 +107,17 @@ impl Events {
             &[&["-H", &self.header], more].concat(),
             None,
         )
+    }
+
+    /// The `authorization` header of a token that the gateways of this site take.
+    pub fn bearer(&self, token: &Token) -> String {
+        let token = token.hs256(self.site.secret().as_bytes());
+        format!("authorization: Bearer {token}")
+    }
+
+    /// Another gateway of the same site, with the same configuration.
+    pub fn sibling(&self, config: &Config) -> Gateway {
+        self.site.gateway(config)
     }
 
     /// Publishes by POST.

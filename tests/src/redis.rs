@@ -4,25 +4,48 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use rustix::process::Signal;
+use tempfile::TempDir;
 
 use crate::Process;
 
-/// A running `redis-server` that keeps nothing on disk.
+/// A running `redis-server`.
 pub struct Redis {
     process: Process,
+    place: Place,
     /// Where it listens on 127.0.0.1.
     pub port: u16,
 }
 
+/// Where it may write, also the data of a server that it follows; and whether it keeps its own there.
+struct Place {
+    folder: TempDir,
+    on_disk: bool,
+}
+
 impl Redis {
-    /// Starts one on a free port.
+    /// Starts one on a free port that keeps nothing on disk.
     pub fn start() -> Self {
+        Self::start_with(false)
+    }
+
+    /// Starts one on a free port that writes each command to disk before it answers.
+    pub fn on_disk() -> Self {
+        Self::start_with(true)
+    }
+
+    fn start_with(on_disk: bool) -> Self {
+        let folder = TempDir::new().unwrap();
+        let place = Place { folder, on_disk };
         // Redis can't tell a port that it chose itself; between finding a free
         // one and its start another process may take it, hence a few tries.
         for _ in 0..5 {
             let port = free_port();
-            if let Some(process) = serve(port) {
-                return Self { process, port };
+            if let Some(process) = serve(port, &place) {
+                return Self {
+                    process,
+                    place,
+                    port,
+                };
             }
         }
         panic!("no port for redis-server");
@@ -33,7 +56,7 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Kills it; nothing that it held is kept.
+    /// Kills it; what it held is kept only by one on disk.
     pub fn kill(&mut self) {
         self.process.kill();
     }
@@ -41,7 +64,8 @@ impl Redis {
     /// Starts it again on the same port.
     pub fn restart(&mut self) {
         self.process.kill();
-        self.process = serve(self.port).expect("the port of the server before is free");
+        let started = serve(self.port, &self.place);
+        self.process = started.expect("the port of the server before is free");
     }
 
     /// Stops it from running without closing its connections.
@@ -96,10 +120,13 @@ pub fn free_port() -> u16 {
 }
 
 /// `None` when the port is taken.
-fn serve(port: u16) -> Option<Process> {
+fn serve(port: u16, place: &Place) -> Option<Process> {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
-    command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
+    command.args(["--save", "", "--daemonize", "no", "--dir"]);
+    command.arg(place.folder.path());
+    let keeps = if place.on_disk { "yes" } else { "no" };
+    command.args(["--appendonly", keeps, "--appendfsync", "always"]);
     let process = Process::spawn("redis", &command);
     let ready = process.line("ready line", |line| {
         let ready = line.contains("Ready to accept connections");

@@ -51,7 +51,7 @@ impl EventLog for FailsFirst {
         }
         self.taken.lock().unwrap().push(payload);
         Ok(Published {
-            position: None,
+            position: Position::NOWHERE,
             duplicate: false,
         })
     }

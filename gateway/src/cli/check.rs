@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use intellirouter::events::LogUse;
+
 use super::{Failure, control_runtime};
 use crate::gateway::Gateway;
 use crate::runtime::descriptors;
@@ -21,7 +23,7 @@ impl Check {
         let config = Config::load(&self.config).map_err(Failure::usage)?;
         let file = self.config.display();
         let gateway = control_runtime()?.block_on(async {
-            let log = events::open_log(&config.events).await?;
+            let log = events::open_log(&config.events, LogUse::Service).await?;
             Gateway::new(config, log, None)
         });
         let runtime = gateway

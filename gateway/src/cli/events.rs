@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use intellirouter_proto::intellirouter::events::v1::event_service_client::EventServiceClient;
 use intellirouter_proto::intellirouter::events::v1::subscribe_response::Message;
-use intellirouter_proto::intellirouter::events::v1::{PublishRequest, SubscribeRequest};
+use intellirouter_proto::intellirouter::events::v1::{Condition, PublishRequest, SubscribeRequest};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -35,6 +35,12 @@ enum Command {
         /// A channel or pattern; may be repeated
         #[arg(long = "channel", required = true)]
         channels: Vec<String>,
+        /// Only events of this type; may be repeated
+        #[arg(long = "type", value_name = "TYPE")]
+        types: Vec<String>,
+        /// Only events whose payload has this value in a top-level field; may be repeated
+        #[arg(long = "where", value_name = "FIELD:VALUE", value_parser = condition)]
+        conditions: Vec<Condition>,
         /// Start after this event
         #[arg(long)]
         last_event_id: Option<String>,
@@ -78,8 +84,18 @@ impl Events {
         match self.command {
             Command::Tail {
                 channels,
+                types,
+                conditions,
                 last_event_id,
-            } => tail(client, bearer, channels, last_event_id).await,
+            } => {
+                let request = SubscribeRequest {
+                    channels,
+                    last_event_id: last_event_id.unwrap_or_default(),
+                    types,
+                    conditions,
+                };
+                tail(client, bearer, request).await
+            }
             Command::Publish {
                 channel,
                 payload,
@@ -101,6 +117,15 @@ impl Events {
 }
 
 type Client = EventServiceClient<tonic::transport::Channel>;
+
+fn condition(text: &str) -> Result<Condition, String> {
+    let parts = text.split_once(':');
+    let (field, value) = parts.ok_or_else(|| "expected FIELD:VALUE".to_owned())?;
+    Ok(Condition {
+        field: field.to_owned(),
+        value: value.to_owned(),
+    })
+}
 
 fn with_token<T>(message: T, bearer: AsciiMetadataValue) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
@@ -131,13 +156,8 @@ async fn publish(
 async fn tail(
     mut client: Client,
     bearer: AsciiMetadataValue,
-    channels: Vec<String>,
-    last_event_id: Option<String>,
+    request: SubscribeRequest,
 ) -> Result<(), Failure> {
-    let request = SubscribeRequest {
-        channels,
-        last_event_id: last_event_id.unwrap_or_default(),
-    };
     let mut stream = client
         .subscribe(with_token(request, bearer))
         .await
@@ -171,7 +191,11 @@ fn line(message: Message) -> serde_json::Value {
         Message::Error(error) => {
             json!({ "event": "ir.error", "reason": error.reason, "message": error.message })
         }
-        Message::Expiring(_) => json!({ "event": "ir.expiring" }),
+        Message::Expiring(soon) => json!({
+            "event": "ir.expiring",
+            "stream": soon.stream_id,
+            "at": soon.at.map(|at| at.seconds),
+        }),
         Message::Event(event) => {
             let data: serde_json::Value = serde_json::from_slice(&event.payload)
                 .unwrap_or_else(|_| String::from_utf8_lossy(&event.payload).into());

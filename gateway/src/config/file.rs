@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::auth::FileAuth;
 use super::certificates::FileCertificate;
+use super::events::FileEvents;
 use super::limits::FileLimits;
 use super::revocation::FileRevocation;
 use super::trace::FileTrace;
@@ -108,45 +109,6 @@ pub(crate) struct FileIdentity {
     pub(crate) issuer: Option<String>,
     /// 5s to 60s; default `60s`.
     pub(crate) lifetime: Option<String>,
-}
-
-/// `[events]`
-#[derive(Debug, Default, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct FileEvents {
-    /// `memory:`, `redis://HOST:PORT` or `rediss://HOST:PORT`; default `memory:`.
-    pub(crate) store: Option<String>,
-    /// Authorities for `rediss://`, PEM; default: the system's.
-    pub(crate) ca_file: Option<String>,
-    /// What resume can reach back to, 1 MiB to 64 GiB in memory; default 67108864.
-    pub(crate) retain_bytes: Option<u64>,
-    /// The same in time, 1s to 168h; default `1h`.
-    pub(crate) retain_age: Option<String>,
-    /// The largest payload, 1 to 16777216 bytes; default 1048576.
-    pub(crate) payload_bytes: Option<u64>,
-    /// 1s to 60s; default `2s`.
-    pub(crate) publish_timeout: Option<String>,
-    /// How often a quiet stream gets a comment, 1s to 300s; default `15s`.
-    pub(crate) heartbeat: Option<String>,
-    /// A reader further behind is closed and can resume, 65536 bytes to 1 TiB; default
-    /// 8388608.
-    pub(crate) lag_bytes: Option<u64>,
-    /// Who may read and publish what; the role `admin` may do everything.
-    pub(crate) rules: Vec<FileEventRule>,
-}
-
-/// What holders of any of `roles` may do.
-#[derive(Debug, Default, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct FileEventRule {
-    /// Any of these roles. Required.
-    pub(crate) roles: Vec<String>,
-    /// Channels and patterns that may be read.
-    pub(crate) subscribe: Vec<String>,
-    /// Channels and patterns that may be published on.
-    pub(crate) publish: Vec<String>,
 }
 
 /// `[cors]`

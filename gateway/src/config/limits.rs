@@ -10,9 +10,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use intellirouter::RedisUrl;
 use serde::Deserialize;
 
-use super::validate::{Validate, check_pattern};
+use super::validate::{REDIS_EXPECTED, Validate, check_pattern};
 use super::{mask_url, parse_duration};
 
 /// What one process takes on at most.
@@ -223,7 +224,7 @@ pub(crate) struct FileRate {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct FileStore {
-    /// `redis://HOST:PORT` or `rediss://HOST:PORT`.
+    /// `redis://HOST:PORT` or `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE`, with `rediss` for TLS.
     pub(crate) url: Option<String>,
     /// An environment variable with the URL, instead of `url`.
     pub(crate) url_env: Option<String>,
@@ -432,10 +433,8 @@ impl Validate<'_, '_> {
         match url.read() {
             Err(unset) => self.source.fault("limits.store.url_env", unset),
             Ok(text) => {
-                let known = url::Url::parse(&text)
-                    .is_ok_and(|url| matches!(url.scheme(), "redis" | "rediss") && url.has_host());
-                if !known {
-                    let expected = "expected \"redis://HOST:PORT\" or \"rediss://HOST:PORT\"";
+                if RedisUrl::parse(&text).is_err() {
+                    let expected = format!("expected {REDIS_EXPECTED}");
                     self.source.fault("limits.store.url", expected);
                 }
             }

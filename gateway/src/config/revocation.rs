@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use intellirouter::RedisUrl;
 use serde::Deserialize;
 
 use super::validate::Validate;
@@ -58,7 +59,8 @@ const DEFAULT_POLL: Duration = Duration::from_millis(250);
 const MIN_POLL: Duration = Duration::from_millis(50);
 // A revocation holds within a second: that leaves half of it to read and to end streams.
 const MAX_POLL: Duration = Duration::from_millis(500);
-const URL_EXPECTED: &str = "expected \"redis://HOST:PORT\" or \"rediss://HOST:PORT\"";
+const URL_EXPECTED: &str = "expected \"redis://HOST:PORT\" or \
+     \"redis+sentinel://HOST:PORT,HOST:PORT/SERVICE\", with rediss for TLS";
 
 impl Validate<'_, '_> {
     pub(super) fn revocation(&mut self, file: FileRevocation) -> RevocationConfig {
@@ -107,11 +109,11 @@ impl Validate<'_, '_> {
                 return None;
             }
         };
-        let Some(scheme) = store_scheme(&url) else {
+        let Ok(read) = RedisUrl::parse(&url) else {
             self.source.fault(key, URL_EXPECTED);
             return None;
         };
-        if ca_file.is_some() && scheme != "rediss" {
+        if ca_file.is_some() && !read.is_tls() {
             let message = "is for a rediss:// store; a redis:// store has no certificate";
             self.source.fault("revocation.ca_file", message);
         }
@@ -136,29 +138,18 @@ impl Validate<'_, '_> {
     }
 }
 
-/// The scheme of a URL that can name a store.
-fn store_scheme(text: &str) -> Option<&'static str> {
-    let url = url::Url::parse(text).ok()?;
-    if !url.has_host() || url.fragment().is_some() {
-        return None;
-    }
-    match url.scheme() {
-        "redis" => Some("redis"),
-        "rediss" => Some("rediss"),
-        _ => None,
-    }
-}
-
 impl RevocationStore {
     /// A store that a command line names. Fails with what was expected, without the URL.
     pub(crate) fn from_arguments(
         url: String,
         ca_file: Option<PathBuf>,
     ) -> Result<Self, &'static str> {
-        match store_scheme(&url) {
-            None => Err(URL_EXPECTED),
-            Some("redis") if ca_file.is_some() => Err("a CA file needs a rediss:// URL"),
-            Some(_) => Ok(Self {
+        match RedisUrl::parse(&url) {
+            Err(_) => Err(URL_EXPECTED),
+            Ok(read) if ca_file.is_some() && !read.is_tls() => {
+                Err("a CA file needs a rediss:// URL")
+            }
+            Ok(_) => Ok(Self {
                 url: StoreUrl(url),
                 ca_file,
             }),

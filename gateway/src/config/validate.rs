@@ -6,15 +6,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use intellirouter::events::ChannelPattern;
-
 use super::faults::Source;
-use super::file::{FileConfig, FileEventRule, FileEvents, FileRoute};
+use super::file::{FileConfig, FileRoute};
 use super::{
-    Config, CorsConfig, EventRule, EventsConfig, IdentityConfig, ListenConfig, LogConfig,
-    RouteConfig, UpstreamConfig,
+    Config, CorsConfig, IdentityConfig, ListenConfig, LogConfig, RouteConfig, UpstreamConfig,
 };
+use crate::layers::authenticate::CERTIFICATE_ISSUER;
 use crate::routes::is_name;
+
+/// What the URL of a Redis must be.
+pub(super) const REDIS_EXPECTED: &str = "\"redis://HOST:PORT\" or \
+     \"redis+sentinel://HOST:PORT,HOST:PORT/SERVICE\", with rediss for TLS";
 
 /// What a `[[routes]]` entry names as upstream for the gateway's own services.
 pub(super) const OWN_SERVICES: &str = "gateway";
@@ -35,6 +37,12 @@ impl Validate<'_, '_> {
             .collect();
         self.unique_names(&upstreams);
         let asks_clients = file.listen.client_ca_file.is_some();
+        let auth = self.auth(file.auth);
+        let certificates = self.certificates(file.certificates, asks_clients);
+        let issuers = auth.issuers.iter().map(|one| one.issuer.as_str());
+        let by_certificate = (!certificates.is_empty()).then_some(CERTIFICATE_ISSUER);
+        let issuers: Vec<&str> = issuers.chain(by_certificate).collect();
+        let events = self.events(file.events, &issuers);
         Config {
             source,
             loaded: Default::default(),
@@ -52,8 +60,8 @@ impl Validate<'_, '_> {
             log: self.log(file.log.level, file.log.format, file.log.access),
             trace: self.trace(file.trace),
             limits: self.limits(file.limits),
-            auth: self.auth(file.auth),
-            certificates: self.certificates(file.certificates, asks_clients),
+            auth,
+            certificates,
             revocation: self.revocation(file.revocation),
             identity: IdentityConfig {
                 key_file: self.file("identity.key_file", file.identity.key_file),
@@ -63,7 +71,7 @@ impl Validate<'_, '_> {
                     .unwrap_or_else(|| "intellirouter-gateway".into()),
                 lifetime: self.duration("identity.lifetime", file.identity.lifetime, (60, 5, 60)),
             },
-            events: self.events(file.events),
+            events,
             cors: CorsConfig {
                 origins: self.origins(file.cors.origins),
                 expose_headers: self.header_names(file.cors.expose_headers),
@@ -108,83 +116,6 @@ impl Validate<'_, '_> {
             json,
             access: access.unwrap_or(true),
         }
-    }
-
-    fn events(&mut self, file: FileEvents) -> EventsConfig {
-        let store = file.store.unwrap_or_else(|| "memory:".into());
-        let known = store == "memory:"
-            || url::Url::parse(&store)
-                .is_ok_and(|url| matches!(url.scheme(), "redis" | "rediss") && url.has_host());
-        if !known {
-            self.source.fault(
-                "events.store",
-                "expected \"memory:\", \"redis://HOST:PORT\" or \"rediss://HOST:PORT\"",
-            );
-        }
-        let mib = 1024 * 1024;
-        EventsConfig {
-            store,
-            ca_file: file
-                .ca_file
-                .map(|path| self.file("events.ca_file", Some(path))),
-            retain_bytes: self.number(
-                "events.retain_bytes",
-                file.retain_bytes,
-                64 * mib,
-                mib,
-                64 << 30,
-            ),
-            retain_age: self.duration("events.retain_age", file.retain_age, (3600, 1, 7 * 86_400)),
-            payload_bytes: self.number(
-                "events.payload_bytes",
-                file.payload_bytes,
-                mib,
-                1,
-                16 * mib,
-            ),
-            publish_timeout: self.duration(
-                "events.publish_timeout",
-                file.publish_timeout,
-                (2, 1, 60),
-            ),
-            heartbeat: self.duration("events.heartbeat", file.heartbeat, (15, 1, 300)),
-            lag_bytes: self.number(
-                "events.lag_bytes",
-                file.lag_bytes,
-                8 * mib,
-                64 * 1024,
-                1 << 40,
-            ) as u64,
-            rules: file
-                .rules
-                .into_iter()
-                .enumerate()
-                .map(|(i, rule)| self.event_rule(&format!("events.rules[{i}]"), rule))
-                .collect(),
-        }
-    }
-
-    fn event_rule(&mut self, at: &str, file: FileEventRule) -> EventRule {
-        if file.roles.is_empty() {
-            self.source
-                .fault(at, "roles: missing; the rule would hold for nobody");
-        }
-        EventRule {
-            roles: file.roles,
-            subscribe: self.patterns(&format!("{at}.subscribe"), &file.subscribe),
-            publish: self.patterns(&format!("{at}.publish"), &file.publish),
-        }
-    }
-
-    fn patterns(&mut self, at: &str, texts: &[String]) -> Vec<ChannelPattern> {
-        let mut patterns = Vec::with_capacity(texts.len());
-        for (i, text) in texts.iter().enumerate() {
-            match ChannelPattern::parse(text) {
-                Ok(pattern) => patterns.push(pattern),
-                Err(error) => self.source.fault(&format!("{at}[{i}]"), error.to_string()),
-            }
-        }
-        patterns
     }
 
     fn unique_names(&mut self, upstreams: &[UpstreamConfig]) {

@@ -1,14 +1,20 @@
 //! Who may read and publish which channel.
 //!
-//! The rules map roles to channel patterns; `admin` may do everything, nobody
+//! The rules map roles and what is known of the caller to channel patterns; `admin` may do everything, nobody
 //! else anything that no rule allows. A requested pattern must lie inside one
 //! allowed pattern; a list with one forbidden member is refused whole, and the
 //! refusal names the member. A channel is never silently empty.
+//!
+//! Subjects and claims are chosen by whoever issues tokens, sometimes by the callers themselves. In a
+//! pattern they are literal: one that is not a whole segment of a channel's name (`*`, `a:b`, an
+//! upper case letter) makes the pattern match nothing, and nothing else of it is looked at.
 
-use intellirouter::events::{ChannelName, ChannelPattern};
+use std::borrow::Cow;
 
-use crate::config::EventRule;
-use crate::layers::authenticate::Identity;
+use intellirouter::events::{CHANNEL_PREFIX, ChannelName, ChannelPattern};
+
+use crate::config::{EventRule, RulePattern, Segment};
+use crate::layers::authenticate::{Identity, is_segment};
 use crate::reply::Reply;
 use crate::routes::{ADMIN, ANYONE};
 
@@ -17,10 +23,32 @@ fn rules_of<'r>(
     caller: &'r Identity,
 ) -> impl Iterator<Item = &'r EventRule> {
     rules.iter().filter(|rule| {
-        rule.roles
-            .iter()
-            .any(|role| role == ANYONE || caller.roles().contains(role))
+        let issuer = rule.issuer.as_deref();
+        issuer.is_none_or(|issuer| issuer == caller.issuer())
+            && rule
+                .roles
+                .iter()
+                .any(|role| role == ANYONE || caller.roles().contains(role))
     })
+}
+
+/// What a pattern of a rule allows this caller; `None` where the caller has nothing to put into it.
+fn of_caller<'p>(pattern: &'p RulePattern, caller: &Identity) -> Option<Cow<'p, ChannelPattern>> {
+    let segments = match pattern {
+        RulePattern::Fixed(pattern) => return Some(Cow::Borrowed(pattern)),
+        RulePattern::PerCaller(segments) => segments,
+    };
+    let mut text = CHANNEL_PREFIX.to_owned();
+    for segment in segments {
+        text.push(':');
+        text.push_str(match segment {
+            Segment::Text(text) => text,
+            Segment::Subject => Some(caller.subject()).filter(|subject| is_segment(subject))?,
+            // The caller keeps no claim that is not a segment.
+            Segment::Claim(claim) => caller.claim(claim)?,
+        });
+    }
+    ChannelPattern::parse(&text).ok().map(Cow::Owned)
 }
 
 fn is_admin(caller: &Identity) -> bool {
@@ -57,7 +85,8 @@ pub(super) fn may_read(
         || patterns.iter().all(|pattern| {
             rules_of(rules, caller)
                 .flat_map(|rule| &rule.subscribe)
-                .any(|allowed| pattern.lies_within(allowed))
+                .filter_map(|allowed| of_caller(allowed, caller))
+                .any(|allowed| pattern.lies_within(&allowed))
         })
 }
 
@@ -72,6 +101,7 @@ pub(super) fn publish(
     let allowed = is_admin(caller)
         || rules_of(rules, caller)
             .flat_map(|rule| &rule.publish)
+            .filter_map(|allowed| of_caller(allowed, caller))
             .any(|allowed| allowed.matches_name(&name));
     if allowed {
         return Ok(name);
@@ -91,11 +121,12 @@ mod tests {
         let patterns = |texts: &[&str]| {
             texts
                 .iter()
-                .map(|text| ChannelPattern::parse(text).unwrap())
+                .map(|text| RulePattern::parse(text).unwrap())
                 .collect()
         };
         EventRule {
             roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+            issuer: None,
             subscribe: patterns(subscribe),
             publish: patterns(publish),
         }
@@ -204,6 +235,58 @@ mod tests {
         let ask = |roles: &[&str]| subscribe(&[], &identity("a", roles), ["intellirouter:*"]);
         assert!(ask(&["user", "ops"]).is_err());
         assert!(ask(&["admin"]).is_ok());
+    }
+
+    #[test]
+    fn a_rule_with_the_subject_gives_each_caller_its_own_channels() {
+        let rules = [rule(
+            &["*"],
+            &["intellirouter:*:{sub}:*"],
+            &["intellirouter:ui:{sub}:click"],
+        )];
+        let may = |subject: &str, channel: &str| {
+            subscribe(&rules, &identity(subject, &[]), [channel]).is_ok()
+        };
+        assert!(may("alice", "intellirouter:chain:alice:done"));
+        assert!(may("alice", "intellirouter:*:alice:*"));
+        assert!(!may("alice", "intellirouter:chain:bob:done"));
+        assert!(!may("alice", "intellirouter:*"));
+        let alice = identity("alice", &[]);
+        assert!(publish(&rules, &alice, "intellirouter:ui:alice:click").is_ok());
+        assert!(publish(&rules, &alice, "intellirouter:ui:bob:click").is_err());
+    }
+
+    #[test]
+    fn a_subject_that_is_no_segment_gains_nothing() {
+        let rules = [rule(
+            &["*"],
+            &["intellirouter:*:{sub}:*"],
+            &["intellirouter:{sub}:b:c"],
+        )];
+        for subject in ["*", "a:b", "a:*", "Alice", "a b", "ä", "{sub}"] {
+            let caller = identity(subject, &[]);
+            for channel in [
+                "intellirouter:*",
+                "intellirouter:*:*:x",
+                "intellirouter:*:a:b",
+                "intellirouter:a:b:c",
+            ] {
+                assert!(subscribe(&rules, &caller, [channel]).is_err(), "{subject}");
+                assert!(publish(&rules, &caller, channel).is_err(), "{subject}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rule_for_one_issuer_holds_for_no_other() {
+        let mut rules = rules();
+        let ask = |rules: &[EventRule]| {
+            subscribe(rules, &identity("a", &["user"]), ["intellirouter:chain:*"]).is_ok()
+        };
+        for (issuer, holds) in [("intellirouter", true), ("other", false)] {
+            rules[0].issuer = Some(issuer.to_owned());
+            assert_eq!(ask(&rules), holds, "{issuer}");
+        }
     }
 
     #[test]

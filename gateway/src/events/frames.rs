@@ -62,6 +62,17 @@ impl Format {
                 let id = position.to_string();
                 self.control("ir.position", Some(&id), &json!({ "position": id }), None)
             }
+            Signal::Expiring { at, stream } => {
+                let at = OffsetDateTime::from(*at)
+                    .format(&Rfc3339)
+                    .unwrap_or_default();
+                self.control(
+                    "ir.expiring",
+                    None,
+                    &json!({ "at": at, "stream": stream }),
+                    None,
+                )
+            }
             Signal::Heartbeat if self.ndjson => {
                 Bytes::from_static(b"{\"event\":\"ir.heartbeat\"}\n")
             }

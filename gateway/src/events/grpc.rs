@@ -8,13 +8,15 @@ use futures_util::{Stream, StreamExt as _, stream};
 use intellirouter::events::{Entry, GapReason, Position};
 use intellirouter_proto::intellirouter::events::v1::event_service_server::EventService;
 use intellirouter_proto::intellirouter::events::v1::{
-    self as wire, PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse,
+    self as wire, PublishRequest, PublishResponse, RenewRequest, RenewResponse, SubscribeRequest,
+    SubscribeResponse,
 };
 use tonic::{Request, Response, Status};
 
+use super::filter::Wanted;
 use super::http::check_payload;
 use super::stream::{EventStream, Signal};
-use super::{EventPlane, access, caller, publish_refusal, subscribe_refusal};
+use super::{EventPlane, access, caller, door, publish_refusal, subscribe_refusal};
 use crate::calls::OpenCall;
 use crate::reply::Reply;
 
@@ -48,11 +50,12 @@ impl EventService for EventApi {
             .and_then(|caller| {
                 access::subscribe(
                     &self.plane.config.rules,
-                    caller,
+                    &caller,
                     request.channels.iter().map(String::as_str),
                 )
             })
             .map_err(|reply| reply.grpc())?;
+        let wanted = wanted(&request).map_err(|reply| reply.grpc())?;
         call.streams(patterns.clone());
         let after = (!request.last_event_id.is_empty())
             .then(|| request.last_event_id.parse().unwrap_or(Position::NOWHERE));
@@ -62,7 +65,8 @@ impl EventService for EventApi {
             .subscribe(patterns, after)
             .await
             .map_err(|error| subscribe_refusal(&error).grpc())?;
-        let events = EventStream::new(self.plane.clone(), subscription, call);
+        let filter = self.plane.door.groups.filter(wanted);
+        let events = EventStream::new(self.plane.clone(), subscription, call, filter, None);
         let messages = stream::unfold(events, |mut events| async move {
             let signal = events.next().await?;
             Some((stream::iter(messages(signal)), events))
@@ -78,19 +82,40 @@ impl EventService for EventApi {
         let request = request.into_inner();
         let publish = async {
             let rules = &self.plane.config.rules;
-            let channel = access::publish(rules, caller(&call)?, &request.channel)?;
+            let channel = access::publish(rules, &*caller(&call)?, &request.channel)?;
             check_payload(&request.payload)?;
             let key = (!request.idempotency_key.is_empty()).then_some(&*request.idempotency_key);
             let published = self.plane.log.publish(&channel, request.payload, key).await;
             published.map_err(|error| publish_refusal(&error))
         };
         let published = publish.await.map_err(|reply| reply.grpc())?;
-        let id = published
-            .position
-            .map(|position| position.to_string())
-            .unwrap_or_default();
+        let id = published.position.to_string();
         Ok(Response::new(PublishResponse { id }))
     }
+
+    async fn renew(
+        &self,
+        request: Request<RenewRequest>,
+    ) -> Result<Response<RenewResponse>, Status> {
+        let call = call(&request)?;
+        let renew = async {
+            let stream = &request.get_ref().stream_id;
+            door::renew(&self.plane, &caller(&call)?, stream).await
+        };
+        renew.await.map_err(|reply| reply.grpc())?;
+        Ok(Response::new(RenewResponse {}))
+    }
+}
+
+fn wanted(request: &SubscribeRequest) -> Result<Wanted, Reply> {
+    let mut wanted = Wanted::default();
+    for name in &request.types {
+        wanted.add_type(name)?;
+    }
+    for condition in &request.conditions {
+        wanted.add_condition(&condition.field, &condition.value)?;
+    }
+    Ok(wanted)
 }
 
 /// gRPC needs no heartbeat: HTTP/2 has pings.
@@ -108,6 +133,10 @@ fn messages(signal: Signal) -> Vec<Result<SubscribeResponse, Status>> {
         })),
         Signal::Position(position) => one(Message::Position(wire::PositionMark {
             id: position.to_string(),
+        })),
+        Signal::Expiring { at, stream } => one(Message::Expiring(wire::Expiring {
+            at: Some(at.into()),
+            stream_id: stream,
         })),
         Signal::Heartbeat => Vec::new(),
         Signal::Entries(entries) => entries

@@ -1,4 +1,5 @@
-//! `GET /events?channel=…` and `POST /events/{channel}`.
+//! `GET /events?channel=…` and `POST /events/{channel}`, `/events/renew` and
+//! `/events/ticket`: no channel has a name of one word.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,13 +8,15 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use intellirouter::events::{MAX_PATTERNS, Position};
 use tonic::Code;
 
+use super::door::{self, Entry};
+use super::filter::Wanted;
 use super::frames::Format;
 use super::stream::{Closed, EventStream};
 use super::{EventPlane, access, publish_refusal, subscribe_refusal, too_large};
@@ -24,6 +27,9 @@ use crate::reply::Reply;
 
 /// How long the payload of a publish may take to arrive.
 const PAYLOAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The largest body of a ticket or a renewal.
+const SMALL_BODY: usize = 64 * 1024;
 
 /// The body of an event stream. Holds one encoded batch at most.
 pub(crate) struct EventBody {
@@ -72,13 +78,26 @@ pub(super) async fn serve(
         }
         "" | "/" => Err(wrong_method("GET")),
         _ if request.method() != Method::POST => Err(wrong_method("POST")),
+        "/ticket" => {
+            let caller = super::caller(call)?;
+            let wish = receive(plane, request.into_body(), SMALL_BODY).await?;
+            door::issue(plane, &caller, &wish).await
+        }
+        "/renew" => {
+            let caller = super::caller(call)?;
+            let body = receive(plane, request.into_body(), SMALL_BODY).await?;
+            door::renew(plane, &caller, &renewed(&body)?).await?;
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            Ok(response)
+        }
         channel => {
             let channel = channel.trim_start_matches('/');
             let channel = percent_encoding::percent_decode_str(channel)
                 .decode_utf8()
                 .map_err(|_| Reply::invalid("path", "expected a channel name"))?
                 .into_owned();
-            publish(plane, super::caller(call)?, &channel, request).await
+            publish(plane, &*super::caller(call)?, &channel, request).await
         }
     }
 }
@@ -96,16 +115,21 @@ fn wrong_method(allowed: &'static str) -> Reply {
 async fn subscribe(
     plane: &Arc<EventPlane>,
     call: &Arc<OpenCall>,
-    head: Parts,
+    mut head: Parts,
 ) -> Result<Response<Body>, Reply> {
-    let query = Query::parse(head.uri.query().unwrap_or_default())?;
+    let entry = head.extensions.remove::<Entry>();
+    let mut query = Query::parse(head.uri.query().unwrap_or_default(), entry.is_some())?;
+    if let Some(entry) = &entry {
+        query.channels = entry.channels().to_vec();
+        query.wanted = entry.wanted();
+    }
     let format = Format {
         ndjson: wants_ndjson(&head.headers)?,
         cloudevents: query.cloudevents,
     };
     let patterns = access::subscribe(
         &plane.config.rules,
-        super::caller(call)?,
+        &*super::caller(call)?,
         query.channels.iter().map(String::as_str),
     )?;
     call.streams(patterns.clone());
@@ -122,7 +146,9 @@ async fn subscribe(
         .subscribe(patterns, after)
         .await
         .map_err(|error| subscribe_refusal(&error))?;
-    let stream = EventStream::new(plane.clone(), subscription, call.clone());
+    let (cookies, session) = entry.map(Entry::into_parts).unzip();
+    let filter = plane.door.groups.filter(query.wanted);
+    let stream = EventStream::new(plane.clone(), subscription, call.clone(), filter, session);
     let closed = stream.closed();
     let frames = futures_util::stream::unfold(stream, move |mut stream| async move {
         let signal = stream.next().await?;
@@ -141,23 +167,34 @@ async fn subscribe(
         HeaderValue::from_static("no-store, no-transform"),
     );
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    for cookie in cookies.into_iter().flatten() {
+        headers.append(SET_COOKIE, cookie);
+    }
     Ok(response)
 }
 
 /// The query of a subscription. What it does not know it refuses: a token, for
-/// one, must never stand in a URL.
+/// one, must never stand in a URL. A ticket says itself what may be read.
 #[derive(Default)]
 struct Query {
     channels: Vec<String>,
+    wanted: Wanted,
     last_event_id: Option<String>,
     cloudevents: bool,
 }
 
 impl Query {
-    fn parse(text: &str) -> Result<Self, Reply> {
+    fn parse(text: &str, by_ticket: bool) -> Result<Self, Reply> {
         let mut query = Self::default();
         for (key, value) in url::form_urlencoded::parse(text.as_bytes()) {
             match &*key {
+                "ticket" if by_ticket => {}
+                "channel" | "type" | "where" if by_ticket => {
+                    let expected = "a ticket says itself what may be read";
+                    return Err(Reply::invalid(key.into_owned(), expected));
+                }
+                "type" => query.wanted.add_type(&value)?,
+                "where" => query.wanted.add_where(&value)?,
                 "channel" if query.channels.len() < MAX_PATTERNS => {
                     query.channels.push(value.into_owned());
                 }
@@ -171,13 +208,13 @@ impl Query {
                 "envelope" if value == "cloudevents" => query.cloudevents = true,
                 "envelope" => return Err(Reply::invalid("envelope", "expected cloudevents")),
                 _ => {
-                    let expected = "expected only channel, last_event_id and envelope; a token \
-                                    belongs in the authorization header";
+                    let expected = "expected only channel, type, where, last_event_id and \
+                                    envelope; a token belongs in the authorization header";
                     return Err(Reply::invalid("query", expected));
                 }
             }
         }
-        if query.channels.is_empty() {
+        if query.channels.is_empty() && !by_ticket {
             let expected = "expected at least one channel or pattern, such as intellirouter:*";
             return Err(Reply::invalid("channel", expected));
         }
@@ -227,14 +264,7 @@ async fn publish(
         })?),
         None => None,
     };
-    let _place = plane
-        .publishing
-        .try_acquire()
-        .map_err(|_| Reply::unavailable("too_many_publishes", "too many payloads are arriving"))?;
-    let read = read_payload(body, plane.config.payload_bytes);
-    let payload = tokio::time::timeout(PAYLOAD_TIMEOUT, read)
-        .await
-        .map_err(|_| Reply::deadline())??;
+    let payload = receive(plane, body, plane.config.payload_bytes).await?;
     check_payload(&payload)?;
     let published = plane
         .log
@@ -243,7 +273,7 @@ async fn publish(
         .map_err(|error| publish_refusal(&error))?;
     let answer = serde_json::json!({
         "channel": channel.as_str(),
-        "id": published.position.map(|position| position.to_string()),
+        "id": published.position.to_string(),
         "duplicate": published.duplicate,
     });
     let mut response = Response::new(Body::full(format!("{answer}\n")));
@@ -252,6 +282,29 @@ async fn publish(
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
+}
+
+/// A body, where there is a place for it.
+async fn receive(plane: &EventPlane, body: Body, limit: usize) -> Result<Bytes, Reply> {
+    let _place = plane
+        .publishing
+        .try_acquire()
+        .map_err(|_| Reply::unavailable("too_many_publishes", "too many payloads are arriving"))?;
+    tokio::time::timeout(PAYLOAD_TIMEOUT, read_payload(body, limit))
+        .await
+        .map_err(|_| Reply::deadline())?
+}
+
+/// The stream that a renewal names.
+fn renewed(body: &[u8]) -> Result<String, Reply> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Renewal {
+        stream: String,
+    }
+    let read = serde_json::from_slice::<Renewal>(body);
+    read.map(|renewal| renewal.stream)
+        .map_err(|_| Reply::invalid("body", "expected {\"stream\": \"…\"}"))
 }
 
 async fn read_payload(mut body: Body, limit: usize) -> Result<Bytes, Reply> {
@@ -285,114 +338,4 @@ pub(super) fn check_payload(payload: &[u8]) -> Result<(), Reply> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal(query: &str) -> Reply {
-        Query::parse(query).err().unwrap()
-    }
-
-    fn accept(value: &'static str) -> Option<bool> {
-        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(value))]);
-        wants_ndjson(&headers).ok()
-    }
-
-    #[test]
-    fn a_query_names_channels_a_place_to_resume_from_and_an_envelope() {
-        let query = "channel=intellirouter:a:*&channel=intellirouter%3Ab%3Ac%3Ad&last_event_id=1-2&envelope=cloudevents";
-        let query = Query::parse(query).unwrap();
-        assert_eq!(query.channels, ["intellirouter:a:*", "intellirouter:b:c:d"]);
-        assert_eq!(query.last_event_id.as_deref(), Some("1-2"));
-        assert!(query.cloudevents);
-        assert!(!Query::parse("channel=x").unwrap().cloudevents);
-    }
-
-    #[test]
-    fn a_token_in_the_query_is_refused_and_not_repeated() {
-        for key in ["token", "access_token", "authorization", "jwt"] {
-            let reply = refusal(&format!("channel=x&{key}=s3cret"));
-            assert_eq!(reply.code, Code::InvalidArgument, "{key}");
-            assert!(
-                reply.message.contains("authorization header"),
-                "{}",
-                reply.message
-            );
-            assert!(!format!("{reply:?}").contains("s3cret"));
-        }
-    }
-
-    #[test]
-    fn an_unknown_key_or_value_is_refused_and_not_repeated() {
-        for query in [
-            "channel=x&chanel=hunter2",
-            "channel=x&hunter2",
-            "channel=x&envelope=hunter2",
-        ] {
-            let reply = refusal(query);
-            assert_eq!(reply.code, Code::InvalidArgument, "{query}");
-            assert!(!format!("{reply:?}").contains("hunter2"), "{query}");
-        }
-    }
-
-    #[test]
-    fn one_to_64_channels_must_be_named() {
-        let of = |count: usize| vec!["channel=x"; count].join("&");
-        assert!(refusal("").message.contains("at least one"));
-        assert!(
-            refusal("last_event_id=1-2")
-                .message
-                .contains("at least one")
-        );
-        assert_eq!(Query::parse(&of(MAX_PATTERNS)).unwrap().channels.len(), 64);
-        assert!(
-            refusal(&of(MAX_PATTERNS + 1))
-                .message
-                .contains("at most 64")
-        );
-    }
-
-    #[test]
-    fn the_first_format_that_both_speak_is_taken() {
-        assert_eq!(accept("application/x-ndjson"), Some(true));
-        assert_eq!(
-            accept("text/html, application/x-ndjson;q=0.9, */*"),
-            Some(true)
-        );
-        assert_eq!(
-            accept("text/event-stream, application/x-ndjson"),
-            Some(false)
-        );
-        assert_eq!(accept("*/*"), Some(false));
-        assert_eq!(accept("application/json"), None);
-        assert!(!wants_ndjson(&HeaderMap::new()).unwrap());
-    }
-
-    #[test]
-    fn a_payload_is_one_json_object_or_refused_with_line_and_column() {
-        assert!(check_payload(b" {\"a\": [1]} ").is_ok());
-        for bad in [
-            &b"[1]"[..],
-            b"1",
-            b"",
-            b"{}{}",
-            b"{\"a\":}",
-            b"\xff",
-            &[b'['; 100_000],
-        ] {
-            let reply = check_payload(bad).unwrap_err();
-            assert!(reply.message.contains("line ") && reply.message.contains("column "));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_payload_may_be_as_large_as_the_limit_and_no_byte_more() {
-        let read = |size: usize| read_payload(Body::full(vec![b'x'; size]), 100);
-        assert_eq!(read(100).await.unwrap().len(), 100);
-        let reply = read(101).await.unwrap_err();
-        assert_eq!(
-            (reply.code, reply.status.as_u16()),
-            (Code::ResourceExhausted, 413)
-        );
-        assert!(reply.message.contains("100 bytes"));
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! The life of one event stream, whatever carries it.
 //!
-//! One function, one `select`: drain, end of the token, heartbeat, position,
-//! next events. A client that goes away drops the stream. The reader's own
+//! One function, one `select`: drain, end of the token and a warning before
+//! it, a new token, heartbeat, position, next events. A client that goes away drops the stream. The reader's own
 //! pace is its flow control: nothing is taken from the log before the
 //! connection has room.
 
@@ -12,6 +12,8 @@ use intellirouter::events::{Entry, LogSubscription, Position};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::EventPlane;
+use super::door::{Registered, Session};
+use super::filter::Filter;
 use crate::calls::{Cut, OpenCall};
 use crate::reply::Reply;
 use crate::telemetry::EventCloseLabels;
@@ -21,6 +23,10 @@ const POSITION_EVERY: Duration = Duration::from_secs(30);
 
 /// A token without a near end: a century stands for it.
 const NO_END: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// How long before the end of its token a stream is told; of a token with less
+/// time left, after half of it.
+const WARNING: Duration = Duration::from_secs(60);
 
 /// Why the gateway ends a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +78,11 @@ pub(super) enum Signal {
     Entries(Vec<Entry>),
     Heartbeat,
     Position(Position),
+    /// The token ends soon.
+    Expiring {
+        at: SystemTime,
+        stream: String,
+    },
     /// The last thing on a stream that the gateway ends.
     End(End),
 }
@@ -80,7 +91,9 @@ pub(super) struct EventStream {
     plane: Arc<EventPlane>,
     subscription: LogSubscription,
     call: Arc<OpenCall>,
-    expires: Instant,
+    filter: Filter,
+    registered: Registered,
+    token: TokenEnd,
     heartbeat: Interval,
     position: Interval,
     stage: Stage,
@@ -101,14 +114,10 @@ impl EventStream {
         plane: Arc<EventPlane>,
         subscription: LogSubscription,
         call: Arc<OpenCall>,
+        filter: Filter,
+        session: Option<Session>,
     ) -> Self {
         plane.telemetry.event_streams.inc();
-        let expires = call.caller().map_or(u64::MAX, |caller| caller.expires);
-        let expires = UNIX_EPOCH.checked_add(Duration::from_secs(expires));
-        let left = expires.map_or(NO_END, |expires| {
-            let left = expires.duration_since(SystemTime::now());
-            left.unwrap_or_default().min(NO_END)
-        });
         let every = |period| {
             let mut interval = interval_at(Instant::now() + period, period);
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -117,7 +126,9 @@ impl EventStream {
         Self {
             heartbeat: every(plane.config.heartbeat),
             position: every(POSITION_EVERY),
-            expires: Instant::now() + left,
+            filter,
+            registered: plane.door.streams.register(&call, session),
+            token: TokenEnd::of(&call),
             plane,
             subscription,
             call,
@@ -136,32 +147,48 @@ impl EventStream {
             Stage::Over => return None,
             Stage::Fresh => {
                 self.stage = Stage::Live;
-                let stream = uuid::Uuid::new_v4().to_string();
                 return Some(Signal::Open {
                     position: self.subscription.start(),
-                    stream,
+                    stream: self.registered.id(),
                 });
             }
             Stage::Live => {}
         }
-        if self.subscription.lag_bytes() > self.plane.config.lag_bytes {
-            return Some(self.end(End::Slow));
-        }
         let mut entries = Vec::new();
-        tokio::select! {
-            biased;
-            cut = std::future::poll_fn(|cx| self.call.poll_cut(cx)) => Some(self.end(End::Cut(cut))),
-            () = self.plane.drain.cancelled() => Some(self.end(End::Cut(Cut::Draining))),
-            () = tokio::time::sleep_until(self.expires) => {
-                Some(self.end(End::Cut(Cut::TokenExpired)))
+        loop {
+            if self.subscription.lag_bytes() > self.plane.config.lag_bytes {
+                return Some(self.end(End::Slow));
             }
-            () = self.subscription.next_batch(&mut entries) => {
-                self.heartbeat.reset();
-                self.position.reset();
-                Some(Signal::Entries(entries))
+            tokio::select! {
+                biased;
+                cut = std::future::poll_fn(|cx| self.call.poll_cut(cx)) => {
+                    return Some(self.end(End::Cut(cut)));
+                }
+                () = self.plane.drain.cancelled() => {
+                    return Some(self.end(End::Cut(Cut::Draining)));
+                }
+                () = self.registered.renewed() => self.token = TokenEnd::of(&self.call),
+                () = tokio::time::sleep_until(self.token.next()) => {
+                    if self.token.warned {
+                        return Some(self.end(End::Cut(Cut::TokenExpired)));
+                    }
+                    self.token.warned = true;
+                    let stream = self.registered.id();
+                    return Some(Signal::Expiring { at: self.token.at, stream });
+                }
+                () = self.subscription.next_batch(&mut entries) => {
+                    self.filter.sift(&mut entries);
+                    if !entries.is_empty() {
+                        self.heartbeat.reset();
+                        self.position.reset();
+                        return Some(Signal::Entries(entries));
+                    }
+                }
+                _ = self.position.tick() => {
+                    return Some(Signal::Position(self.subscription.position()));
+                }
+                _ = self.heartbeat.tick() => return Some(Signal::Heartbeat),
             }
-            _ = self.position.tick() => Some(Signal::Position(self.subscription.position())),
-            _ = self.heartbeat.tick() => Some(Signal::Heartbeat),
         }
     }
 
@@ -173,6 +200,38 @@ impl EventStream {
         }
         let _ = self.closed.set(end.reason());
         Signal::End(end)
+    }
+}
+
+/// When a stream's token ends, and when that is said.
+struct TokenEnd {
+    /// By the wall clock.
+    at: SystemTime,
+    warning: Instant,
+    end: Instant,
+    warned: bool,
+}
+
+impl TokenEnd {
+    fn of(call: &OpenCall) -> Self {
+        let expires = call.caller().map_or(u64::MAX, |caller| caller.expires);
+        let expires = UNIX_EPOCH.checked_add(Duration::from_secs(expires));
+        let now = SystemTime::now();
+        let left = expires.map_or(NO_END, |expires| {
+            let left = expires.duration_since(now);
+            left.unwrap_or_default().min(NO_END)
+        });
+        let end = Instant::now() + left;
+        Self {
+            at: now + left,
+            warning: end - WARNING.min(left / 2),
+            end,
+            warned: false,
+        }
+    }
+
+    fn next(&self) -> Instant {
+        if self.warned { self.end } else { self.warning }
     }
 }
 

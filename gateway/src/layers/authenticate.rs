@@ -16,6 +16,9 @@
 //! them, and `origin`, the issuer, where callers can come from more than one
 //! and for callers that came by certificate.
 //!
+//! Of other claims it keeps those that channel rules name, where their value can be part of a
+//! channel's name: at most 16 of 64 bytes.
+//!
 //! Bounds: 65,536 tokens and 32 MiB of token bytes, 65,536 callers; the least
 //! used go first. Refused tokens are not remembered.
 
@@ -28,8 +31,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
+use intellirouter::events::ChannelName;
 use intellirouter::security::{
-    IdentitySigner, IssuerStatus, Issuers, Standing, TokenError, Verified,
+    ClaimPath, IdentitySigner, IssuerStatus, Issuers, Standing, TokenError, Verified,
 };
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -37,8 +41,8 @@ use quick_cache::sync::Cache;
 use crate::calls::OpenCalls;
 use crate::reply::Reply;
 use build::Blueprint;
-pub(crate) use identity::{CERTIFICATE_ISSUER, Identity};
-use identity::{Caller, Proof};
+pub(crate) use identity::{CERTIFICATE_ISSUER, Identity, VerifiedWord};
+use identity::{Caller, Claimed, Proof};
 
 const CACHED_TOKENS: usize = 65_536;
 const CACHED_TOKEN_BYTES: u64 = 32 * 1024 * 1024;
@@ -70,6 +74,8 @@ pub(crate) struct Authenticate {
     signing: Signing,
     tokens: Cache<Box<str>, Arc<Identity>, TokenBytes>,
     callers: Cache<CallerKey, Arc<Caller>>,
+    /// The claims that channel rules name.
+    claims: Arc<[ClaimPath]>,
     blueprint: Blueprint,
     /// What is counted per subject, whatever the configuration.
     open: Arc<OpenCalls>,
@@ -82,6 +88,7 @@ impl Authenticate {
             signing,
             tokens: Cache::with_weighter(CACHED_TOKENS, CACHED_TOKEN_BYTES, TokenBytes),
             callers: Cache::new(CACHED_CALLERS),
+            claims: blueprint.claims.as_slice().into(),
             blueprint,
             open,
         }
@@ -132,8 +139,40 @@ impl Authenticate {
             expires,
             issued_at: Some(issued_at),
             token_id: None,
+            claims: Claimed::default(),
             proof: Proof::Certificate,
         })
+    }
+
+    /// A caller whose token this or another gateway has verified before, as `word` says it. Fails
+    /// where the token would not be accepted here and now.
+    pub(crate) async fn by_word(
+        &self,
+        word: VerifiedWord,
+        now: SystemTime,
+    ) -> Result<Arc<Identity>, Reply> {
+        let proof = self.issuers.readmit(&word.issuer, &word.mark, word.expires);
+        let claim = |path: &ClaimPath| {
+            let mut said = word.claims.iter();
+            let found = said.find(|(name, _)| *name == path.to_string());
+            found.and_then(|(_, value)| as_segment(value))
+        };
+        let identity = Identity {
+            expires: word.expires,
+            issued_at: word.issued_at,
+            token_id: word.token_id.clone().map(String::into_boxed_str),
+            claims: Claimed {
+                names: self.claims.clone(),
+                values: self.claims.iter().map(claim).collect(),
+            },
+            proof: Proof::Token(proof.await.map_err(refuse)?),
+            caller: self.caller((word.issuer.into(), word.subject, word.roles)),
+        };
+        match self.standing(&identity, now) {
+            Standing::Current => Ok(Arc::new(identity)),
+            Standing::Expired => Err(refuse(TokenError::Expired)),
+            _ => Err(refuse(TokenError::UnknownKey)),
+        }
     }
 
     /// How an identity stands now that was accepted once, maybe under a
@@ -199,12 +238,19 @@ impl Authenticate {
     }
 
     fn identity(&self, verified: Verified) -> Identity {
+        let values = self.claims.iter();
+        let values = values.map(|path| verified.text(path).and_then(as_segment));
+        let said = Claimed {
+            names: self.claims.clone(),
+            values: values.collect(),
+        };
         let claims = verified.claims;
         Identity {
             expires: claims.exp,
             issued_at: (claims.iat > 0).then_some(claims.iat),
             token_id: verified.token_id.map(String::into_boxed_str),
             caller: self.caller((claims.iss.into(), claims.sub, claims.roles)),
+            claims: said,
             proof: Proof::Token(verified.proof),
         }
     }
@@ -229,6 +275,16 @@ impl Authenticate {
         self.callers.insert(key, caller.clone());
         caller
     }
+}
+
+/// A value that can stand in the name of a channel; any other matches nothing, so it is not kept.
+fn as_segment(value: &str) -> Option<Box<str>> {
+    is_segment(value).then(|| value.into())
+}
+
+/// Whether a text is literally a segment of a channel's name: no wildcard, no separator.
+pub(crate) fn is_segment(text: &str) -> bool {
+    ChannelName::new(text, "x", "x").validate().is_ok()
 }
 
 /// The one bearer token of a request.

@@ -5,7 +5,8 @@
 //! names; without any, the layer adds nothing. Requested headers are echoed,
 //! because gRPC metadata has names that no list foresees; callers prove
 //! themselves by a token in a header and never by cookies, so
-//! `Access-Control-Allow-Credentials` is never sent.
+//! `Access-Control-Allow-Credentials` is never sent, but for event streams that
+//! are opened by a ticket, which have a cookie to come back with.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -34,6 +35,14 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     ] {
         headers.remove(name);
     }
+}
+
+/// Lets the page that may read an answer have sent, and keep, a cookie.
+pub(crate) fn with_credentials(headers: &mut HeaderMap) {
+    headers.insert(
+        ACCESS_CONTROL_ALLOW_CREDENTIALS,
+        HeaderValue::from_static("true"),
+    );
 }
 
 /// See the module's comment.

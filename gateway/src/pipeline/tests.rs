@@ -49,7 +49,9 @@ async fn worker(more: &str) -> (Arc<Worker>, Seen) {
          [[routes]]\nmatch = '/p.Bare/*'\nupstream = 'b'\n"
     );
     let config = config(&text);
-    let log = crate::events::open_log(&config.events).await.unwrap();
+    let log = crate::events::open_log(&config.events, intellirouter::events::LogUse::Gateway)
+        .await
+        .unwrap();
     (
         Worker::new(Gateway::new(config, log, None).unwrap(), 0),
         seen,

@@ -44,6 +44,7 @@ impl Event {
         position: Position,
         channel: ChannelName,
         payload: Bytes,
+        recorded_at: SystemTime,
         budget: Arc<Budget>,
     ) -> Self {
         let size = event_size(&channel, payload.len());
@@ -52,7 +53,7 @@ impl Event {
             position,
             channel,
             payload,
-            recorded_at: SystemTime::now(),
+            recorded_at,
             frames: Default::default(),
             budget,
             charged: AtomicUsize::new(size),
@@ -83,7 +84,7 @@ impl Event {
         &self.payload
     }
 
-    /// When this process recorded it.
+    /// When the store recorded it, by the store's clock.
     #[must_use]
     pub fn recorded_at(&self) -> SystemTime {
         self.recorded_at
@@ -187,7 +188,14 @@ mod tests {
         let budget = Arc::new(Budget::new(limit));
         let channel = ChannelName::new("a", "b", "c");
         let payload = Bytes::from_static(b"payload");
-        let event = Event::new(Position::NOWHERE, channel, payload, Arc::clone(&budget));
+        let now = SystemTime::UNIX_EPOCH;
+        let event = Event::new(
+            Position::NOWHERE,
+            channel,
+            payload,
+            now,
+            Arc::clone(&budget),
+        );
         (event, budget)
     }
 

@@ -46,21 +46,34 @@ pub trait EventLog: Send + Sync {
 
     /// Follows every channel that one of `patterns` matches: from now on, or after the position
     /// `after`. Returns once the place in the log is fixed: what is published afterwards is seen.
+    ///
+    /// While the store is away one that begins is refused at once. One that comes back goes on
+    /// where its place is known here; else it waits for the store, a few seconds at most.
     async fn subscribe(
         &self,
         patterns: Vec<ChannelPattern>,
         after: Option<Position>,
     ) -> Result<LogSubscription, SubscribeError>;
 
+    /// Waits until the store can be followed, at most so long.
+    async fn ready(&self, _limit: Duration) -> Result<(), SubscribeError> {
+        Ok(())
+    }
+
     /// How the store is doing.
     fn status(&self) -> StoreStatus;
+
+    /// Ends what the log does for others, such as recording, so that they need not wait until it
+    /// is missed; within a second. For the end of a process: after it nothing is published or
+    /// followed any more.
+    async fn close(&self) {}
 }
 
 /// The store's answer to a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// Where the event stands in the log, if the store says so.
-    pub position: Option<Position>,
+    /// Where the event stands in the log.
+    pub position: Position,
     /// The idempotency key was known: nothing was published, `position` is that of the first.
     pub duplicate: bool,
 }
@@ -74,7 +87,7 @@ pub enum GapReason {
     StoreLostData,
     /// The position belongs to another life of the log.
     StoreRestarted,
-    /// Nobody recorded for a while: the connection to the store was lost.
+    /// For a while nobody recorded what others publish on Redis itself.
     RecorderAway,
     /// The subscriber read too slowly.
     Slow,
@@ -159,14 +172,29 @@ pub enum PublishError {
     /// The connection broke before the answer. The event may have been published.
     #[error("the event store was lost before it answered; the event may have been published: {0}")]
     Interrupted(String),
+    /// Too few replicas have confirmed that they have the event. It is published, but may be lost
+    /// if the store fails now.
+    #[error(
+        "the event is published, but {acknowledged} of {wanted} replicas of the event store have \
+         confirmed it; it may be lost"
+    )]
+    Unconfirmed {
+        /// How many have.
+        acknowledged: usize,
+        /// How many must; see [`LogSettings::replicas`](super::LogSettings::replicas).
+        wanted: usize,
+    },
 }
 
 impl PublishError {
-    /// Whether the event may have been published nevertheless. Then only a repeat with the same
-    /// idempotency key is safe.
+    /// Whether the event may have been published, or may be lost, nevertheless. Then only a repeat
+    /// with the same idempotency key is safe.
     #[must_use]
     pub fn outcome_unknown(&self) -> bool {
-        matches!(self, Self::TimedOut(_) | Self::Interrupted(_))
+        matches!(
+            self,
+            Self::TimedOut(_) | Self::Interrupted(_) | Self::Unconfirmed { .. }
+        )
     }
 }
 
@@ -192,6 +220,11 @@ mod tests {
     fn only_an_answer_that_never_came_leaves_the_outcome_open() {
         assert!(PublishError::TimedOut(Duration::from_secs(2)).outcome_unknown());
         assert!(PublishError::Interrupted(String::new()).outcome_unknown());
+        let unconfirmed = PublishError::Unconfirmed {
+            acknowledged: 0,
+            wanted: 1,
+        };
+        assert!(unconfirmed.outcome_unknown());
         assert!(!PublishError::Unavailable(String::new()).outcome_unknown());
         assert!(!PublishError::BadIdempotencyKey.outcome_unknown());
     }

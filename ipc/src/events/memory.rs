@@ -16,7 +16,7 @@ use super::idempotency::{Keys, check_key};
 use super::log::{EventLog, PublishError, Published, StoreStatus, SubscribeError};
 use super::pattern::ChannelPattern;
 use super::position::Position;
-use super::ring::{Ids, Ring};
+use super::ring::Ring;
 use super::settings::LogSettings;
 use super::subscription::LogSubscription;
 use crate::error::IpcResult;
@@ -37,7 +37,7 @@ impl MemoryLog {
     pub fn new(settings: LogSettings) -> IpcResult<Self> {
         settings.validate()?;
         Ok(Self {
-            ring: Arc::new(Ring::new(settings, Ids::Own)),
+            ring: Arc::new(Ring::embedded(settings)),
             keys: Mutex::default(),
             opened: SystemTime::now(),
         })
@@ -72,7 +72,7 @@ impl EventLog for MemoryLog {
             }
         };
         Ok(Published {
-            position: Some(position),
+            position,
             duplicate,
         })
     }

@@ -9,7 +9,7 @@ use super::redis::RedisLog;
 use super::settings::LogSettings;
 use crate::error::IpcResult;
 
-/// Opens the event log that `url` names: `memory:`, `redis://…` or `rediss://…`.
+/// Opens the event log that `url` names: `memory:`, or a Redis (see [`RedisUrl`](crate::RedisUrl)).
 ///
 /// A Redis that is away is no error; see [`RedisLog::connect`].
 ///
@@ -19,7 +19,9 @@ use crate::error::IpcResult;
 pub async fn open(url: &str, settings: LogSettings) -> IpcResult<Arc<dyn EventLog>> {
     match url.split_once(':') {
         Some(("memory", "")) => Ok(Arc::new(MemoryLog::new(settings)?)),
-        Some(("redis" | "rediss", _)) => Ok(Arc::new(RedisLog::connect(url, settings).await?)),
+        Some(("redis" | "rediss" | "redis+sentinel" | "rediss+sentinel", _)) => {
+            Ok(Arc::new(RedisLog::connect(url, settings).await?))
+        }
         // Only the scheme is shown: what follows may hold a password.
         Some((scheme, _)) => Err(invalid(format!(
             "event store with scheme {}: {EXPECTED}",
@@ -31,7 +33,8 @@ pub async fn open(url: &str, settings: LogSettings) -> IpcResult<Arc<dyn EventLo
     }
 }
 
-const EXPECTED: &str = "expected memory:, redis://host:port or rediss://host:port";
+const EXPECTED: &str = "expected memory:, redis://host:port, \
+     redis+sentinel://host:port,…/service, or one of these with rediss for TLS";
 
 #[cfg(test)]
 mod tests {
@@ -50,7 +53,7 @@ mod tests {
             ("memory", "without a scheme"),
             ("memory:x", "\"memory\""),
             ("kafka://user:s3cret@host", "\"kafka\""),
-            ("redis+sentinel://user:s3cret@host", "\"redis+sentinel\""),
+            ("redis+sentinel://user:s3cret@host", "no service"),
             ("redis://", "hostname"),
         ] {
             let Err(error) = open(url, LogSettings::default()).await else {

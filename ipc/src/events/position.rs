@@ -25,6 +25,22 @@ impl Position {
         epoch: 0,
         offset: 0,
     };
+
+    /// The one directly after it.
+    pub(super) fn after(self) -> Self {
+        Self {
+            offset: self.offset.saturating_add(1),
+            ..self
+        }
+    }
+
+    /// The one directly before it; itself at the start of an epoch.
+    pub(super) fn before(self) -> Self {
+        Self {
+            offset: self.offset.saturating_sub(1),
+            ..self
+        }
+    }
 }
 
 impl fmt::Display for Position {

@@ -23,7 +23,7 @@ use super::channel::ChannelName;
 use super::log::{EventLog, PublishError, StoreStatus, SubscribeError};
 use super::open::open;
 use super::pattern::ChannelPattern;
-use super::settings::LogSettings;
+use super::settings::{LogSettings, LogUse};
 use crate::error::{IpcError, IpcResult};
 
 mod modules;
@@ -53,7 +53,8 @@ pub trait RedisClient: Send + Sync {
     ///   payload is too large. Nothing was published.
     /// - [`IpcError::Connection`]: the store is away, refused, or was lost before it answered. Only
     ///   in the last case the event may have been published; the text says so.
-    /// - [`IpcError::Timeout`]: no answer in time; the event may have been published.
+    /// - [`IpcError::Timeout`]: no answer in time, or too few replicas confirmed it; the event may
+    ///   have been published.
     async fn publish(&self, channel: &str, payload: &str) -> IpcResult<()>;
 
     /// Follows one channel. What is published after this returned is seen.
@@ -109,14 +110,16 @@ impl RedisClientImpl {
     /// only has to bridge the time that a subscriber takes for an event.
     ///
     /// Kept for subscribers that are behind: 16 MiB, 100,000 events, 10 minutes. A subscriber
-    /// further behind is told of a gap. Payloads have up to 1 MiB, a publish waits 2 s for its
-    /// answer, and a lost connection is tried again after 100 ms, then up to every 2 s.
+    /// further behind is told of a gap. What the store keeps is the gateway's to say. Payloads have
+    /// up to 1 MiB, a publish waits 2 s for its answer, and a lost connection is tried again every
+    /// 100 ms, after half a minute less and less often, down to once a second.
     #[must_use]
     pub fn settings() -> LogSettings {
         LogSettings {
             retain_bytes: 16 << 20,
             retain_events: 100_000,
             retain_age: Duration::from_secs(600),
+            usage: LogUse::Service,
             ..LogSettings::default()
         }
     }
@@ -169,7 +172,7 @@ impl From<PublishError> for IpcError {
             | PublishError::TooLarge { .. }
             | PublishError::BadIdempotencyKey => Self::InvalidArgument(text),
             PublishError::Unavailable(_) | PublishError::Interrupted(_) => Self::Connection(text),
-            PublishError::TimedOut(_) => Self::Timeout(text),
+            PublishError::TimedOut(_) | PublishError::Unconfirmed { .. } => Self::Timeout(text),
         }
     }
 }

@@ -1,55 +1,87 @@
-//! The event log over Redis Pub/Sub: `redis://` and `rediss://` (Redis 6 or later).
+//! The event log over a Redis Stream: `redis://`, `rediss://`, and both with Sentinel (Redis 6 or
+//! later, no cluster).
 //!
-//! Two connections, whatever the number of subscribers: the *tail* follows `intellirouter:*` and
-//! puts what anyone publishes there into the ring; the *publisher* carries publishes, pipelined.
-//! Both are kept alive: an answer is expected at least every 3 s, and a lost one is made again
-//! after a pause (see [`LogSettings`]).
+//! One stream holds the recent events of all channels; scripts append to it and keep its books, so
+//! a position means the same to every process, and a publish also reaches plain subscribers of its
+//! channel, exactly as given. Up to three connections, whatever the number of subscribers: the
+//! *publisher* carries publishes, pipelined; the *tail* follows the stream and feeds the ring, from
+//! which all subscribers read; the *recorder* hears what others publish on Redis itself, and appends
+//! it where this process holds the lease for that. See each of them for its bounds.
 //!
-//! Redis Pub/Sub forgets. So each time that the tail was lost, the gap `recorder_away` goes into
-//! the ring before the next event. The positions are this process's own: they resume at the same
-//! process, as long as the ring holds them, and give the gap `store_restarted` elsewhere.
+//! A position is an epoch and an offset. The epoch rises whenever the server is another than before
+//! or has lost what this process has seen, so an old position never means a new event; the change is
+//! the gap `store_lost_data`. Each connection is given up if its server turns out to be no master.
 //!
 //! While Redis is away a publish fails at once and a new subscription is refused; those that are
-//! open stay open. A message on a channel that breaks the grammar is ignored and counted; one that
-//! is larger than the largest payload becomes the gap `trimmed` on its channel. The payloads of
-//! publishes without an answer have at most 16 MiB together, also those that their callers have given
-//! up; beyond it a publish is refused at once. The process holds up to three copies of each.
+//! open stay open, and one that resumes from a position in the ring goes on with them. The keys are `{intellirouter}:*`; whoever connects needs those, the channels
+//! `{intellirouter}:mark` and `intellirouter:*`, and the commands that the scripts name, with INFO,
+//! ROLE, XREAD, HMGET and WAIT. Redis should evict nothing (`maxmemory-policy noeviction`): books that
+//! are gone are a loss of data.
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::task::JoinSet;
+use futures_util::future::join_all;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::health::{Health, Link};
+use self::keep::{Pauses, Purpose};
+use self::known::Known;
 use self::publisher::{Publisher, PublisherLink};
+use self::recording::RecorderLink;
 use self::tail::{Counters, TailLink};
 use super::channel::{ChannelName, invalid};
 use super::idempotency::check_key;
 use super::log::{EventLog, PublishError, Published, StoreStatus, SubscribeError};
 use super::pattern::ChannelPattern;
 use super::position::Position;
-use super::ring::{Ids, Ring};
-use super::settings::LogSettings;
-use super::subscription::LogSubscription;
+use super::ring::Ring;
+use super::settings::{LogSettings, LogUse};
+use super::subscription::{self, LogSubscription};
 use crate::RedisDialer;
 use crate::error::IpcResult;
 
+mod entries;
 mod health;
 mod keep;
+mod known;
 mod publisher;
+mod recorder;
+mod recording;
+mod scripts;
+mod server;
 mod tail;
+
+/// How long a subscription from a position waits for the tail to come to it.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(2);
+
+/// The longest that closing takes.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// See the module. Dropping it closes its connections; open subscriptions then stay silent.
 pub struct RedisLog {
+    settings: LogSettings,
     ring: Arc<Ring>,
+    known: Arc<Known>,
     publisher: Publisher,
     health: Arc<Health>,
     counters: Arc<Counters>,
-    /// Aborts the two connections' tasks when it is dropped.
-    _links: JoinSet<()>,
+    dialer: Arc<RedisDialer>,
+    runtime: Handle,
+    following: AtomicBool,
+    /// Of the connections: three at most.
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    stop: CancellationToken,
+    /// Ends the connections' tasks when it is dropped.
+    _stop: DropGuard,
 }
 
 /// What a file of authorities holds.
@@ -63,10 +95,11 @@ fn read(file: &Path) -> IpcResult<Vec<u8>> {
 }
 
 impl RedisLog {
-    /// Starts to follow the Redis at `url`, on the runtime of the caller.
+    /// Connects to the Redis at `url`, on the runtime of the caller.
     ///
-    /// Returns when the first try to connect has ended, after at most 3 s. A Redis that is away is
-    /// no error: [`EventLog::status`] says so, and the log goes on trying.
+    /// Returns when the first try to connect has ended, after about 3 s at most if there is no
+    /// Redis. One that is away is no error: [`EventLog::status`] says so, and the log goes on trying.
+    /// A gateway's log has then loaded what the store retains.
     ///
     /// # Errors
     /// [`IpcError::InvalidArgument`](crate::IpcError::InvalidArgument) if the URL, the settings or
@@ -76,32 +109,84 @@ impl RedisLog {
         let authorities = settings.ca_file.as_deref().map(read).transpose()?;
         let dialer = RedisDialer::new(url, authorities)
             .map_err(|error| invalid(format!("event store: {error}")))?;
-        let dialer = Arc::new(dialer);
-        let health = Arc::new(Health::new(dialer.address().to_owned()));
-        let publisher = Publisher::new(settings.publish_timeout);
-        let pauses = keep::Backoff::new(&settings);
-        let ring = Arc::new(Ring::new(settings, Ids::Shared));
-        let counters = Arc::<Counters>::default();
-
-        let tail = TailLink::new(Arc::clone(&ring), Arc::clone(&counters));
-        let publishing = PublisherLink::new(&publisher);
-        let mut links = JoinSet::new();
-        let (d, h) = (Arc::clone(&dialer), Arc::clone(&health));
-        links.spawn(keep::alive(tail, d, h, pauses.clone()));
-        links.spawn(keep::alive(publishing, dialer, Arc::clone(&health), pauses));
-        health.first_try().await;
-        Ok(Self {
-            ring,
-            publisher,
-            health,
-            counters,
-            _links: links,
-        })
+        let known = Arc::new(Known::new());
+        let stop = CancellationToken::new();
+        let log = Self {
+            health: Arc::new(Health::new(dialer.address().to_owned())),
+            publisher: Publisher::new(&settings, Arc::clone(&known)),
+            ring: Arc::new(Ring::following(settings.clone())),
+            counters: Arc::default(),
+            dialer: Arc::new(dialer),
+            runtime: Handle::current(),
+            following: AtomicBool::new(false),
+            tasks: Mutex::default(),
+            _stop: stop.clone().drop_guard(),
+            stop,
+            known,
+            settings,
+        };
+        log.keep(PublisherLink::new(&log.publisher));
+        if log.settings.usage == LogUse::Gateway {
+            log.follow();
+        }
+        log.health.first_try().await;
+        Ok(log)
     }
 
     /// Waits until the store is connected, or until it is not.
     pub async fn wait_for_connection(&self, connected: bool) {
         self.health.wait_for(connected).await;
+    }
+
+    /// Starts the tail and the recorder, unless they are.
+    fn follow(&self) {
+        if self.following.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.health.set_following();
+        let shared = || (Arc::clone(&self.known), Arc::clone(&self.health));
+        let (known, health) = shared();
+        self.keep(RecorderLink::new(
+            self.settings.clone(),
+            known,
+            health,
+            Arc::clone(&self.counters),
+        ));
+        let (known, health) = shared();
+        self.keep(TailLink::new(Arc::clone(&self.ring), known, health));
+    }
+
+    fn keep(&self, purpose: impl Purpose + 'static) {
+        let (dialer, health) = (Arc::clone(&self.dialer), Arc::clone(&self.health));
+        let (pauses, stop) = (Pauses::new(&self.settings), self.stop.clone());
+        let alive = keep::alive(purpose, dialer, health, pauses, stop);
+        self.tasks().push(self.runtime.spawn(alive));
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the ring come to `after`, if the store says that there is such a position. It may lie
+    /// ahead of the tail: another process gave it out, or a publish.
+    async fn catch_up(&self, after: Position) -> Result<(), SubscribeError> {
+        if after <= self.ring.head() {
+            return Ok(());
+        }
+        let end = self.publisher.end(CATCH_UP_LIMIT).await;
+        let end = end.map_err(|error| SubscribeError::Unavailable(error.to_string()))?;
+        if !end.is_some_and(|end| end.epoch == after.epoch && end >= after) {
+            return Ok(());
+        }
+        let mut appended = self.ring.wakeups();
+        let reached =
+            async { while self.ring.head() < after && appended.changed().await.is_ok() {} };
+        let reached = timeout(CATCH_UP_LIMIT, reached).await;
+        reached.map_err(|_| {
+            SubscribeError::Unavailable(format!(
+                "the tail has not come to that position within {CATCH_UP_LIMIT:?}"
+            ))
+        })
     }
 }
 
@@ -123,7 +208,7 @@ impl EventLog for RedisLog {
     ) -> Result<Published, PublishError> {
         let valid = channel.validate();
         valid.map_err(|error| PublishError::InvalidChannel(error.to_string()))?;
-        let limit = self.ring.limits().max_payload;
+        let limit = self.settings.max_payload;
         if payload.len() > limit {
             let bytes = payload.len();
             return Err(PublishError::TooLarge { bytes, limit });
@@ -132,11 +217,9 @@ impl EventLog for RedisLog {
         if let Some(why) = self.health.down(Link::Publisher) {
             return Err(PublishError::Unavailable(why));
         }
-        let fresh = self.publisher.publish(channel, payload, idempotency_key);
-        Ok(Published {
-            position: None,
-            duplicate: !fresh.await?,
-        })
+        self.publisher
+            .publish(channel, payload, idempotency_key)
+            .await
     }
 
     async fn subscribe(
@@ -144,10 +227,31 @@ impl EventLog for RedisLog {
         patterns: Vec<ChannelPattern>,
         after: Option<Position>,
     ) -> Result<LogSubscription, SubscribeError> {
-        if let Some(why) = self.health.down(Link::Tail) {
-            return Err(SubscribeError::Unavailable(why));
+        subscription::check(&patterns)?;
+        if !self.following.load(Ordering::Relaxed) {
+            self.follow();
+            self.health.first_try().await;
+        }
+        match after {
+            None => self.ready(Duration::ZERO).await?,
+            // As those that are open: it goes on when the store does.
+            Some(after) if self.ring.holds(after) => {}
+            Some(after) => {
+                self.ready(CATCH_UP_LIMIT).await?;
+                self.catch_up(after).await?;
+            }
         }
         LogSubscription::open(&self.ring, patterns, after)
+    }
+
+    async fn ready(&self, limit: Duration) -> Result<(), SubscribeError> {
+        if !limit.is_zero() && self.health.down(Link::Tail).is_some() {
+            self.health.wait_up(Link::Tail, limit).await;
+        }
+        match self.health.down(Link::Tail) {
+            Some(why) => Err(SubscribeError::Unavailable(why)),
+            None => Ok(()),
+        }
     }
 
     fn status(&self) -> StoreStatus {
@@ -157,5 +261,12 @@ impl EventLog for RedisLog {
             oversized: self.counters.oversized(),
             ..self.health.status()
         }
+    }
+
+    async fn close(&self) {
+        self.stop.cancel();
+        let tasks = std::mem::take(&mut *self.tasks());
+        // How one ended is of no concern any more.
+        let _ = timeout(CLOSE_LIMIT, join_all(tasks)).await;
     }
 }

@@ -12,11 +12,23 @@ pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(300);
 /// How many keys the embedded log remembers at most; beyond it the oldest are forgotten early.
 pub const MAX_IDEMPOTENCY_KEYS: usize = 100_000;
 
+/// What a log is used for. The embedded log makes no difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogUse {
+    /// To serve others: it follows the store and records what is published on Redis itself from the
+    /// start, and the store retains what its settings say.
+    Gateway,
+    /// By a service: it publishes, and follows and records only from its first subscription on. It
+    /// leaves recording to a gateway where there is one, and has no say in what the store retains.
+    Service,
+}
+
 /// The settings of an event log, the same for every store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
     /// The most memory that recent events and their encoded frames take, in bytes (default
     /// 64 MiB). Appending keeps an eighth of it free for frames. At least 16 times `max_payload`.
+    /// A store beside this process keeps as much, and up to a part in 32 more; of age and number too.
     pub retain_bytes: usize,
     /// How long an event can be resumed from at most (default one hour).
     pub retain_age: Duration,
@@ -26,11 +38,16 @@ pub struct LogSettings {
     pub max_payload: usize,
     /// How long a publish waits for the store's answer at most (default 2 s).
     pub publish_timeout: Duration,
-    /// The pause before the first try to reconnect (default 100 ms). It doubles with each failure;
-    /// each pause is shortened by up to half at random.
+    /// How many replicas of the store must have confirmed an event before its publish is answered
+    /// (default 0). Each publish then also waits for them, within its timeout.
+    pub replicas: usize,
+    /// The pause between tries to reconnect in the first 30 s (default 100 ms). After that it doubles
+    /// with each failure. Each pause is shortened by up to half at random.
     pub reconnect_min: Duration,
-    /// The longest pause between tries to reconnect (default 2 s).
+    /// The longest pause between tries to reconnect (default 1 s).
     pub reconnect_max: Duration,
+    /// What the log is used for (default: by a gateway).
+    pub usage: LogUse,
     /// PEM file of the authorities that `rediss://` trusts; without it, those of the system.
     pub ca_file: Option<PathBuf>,
 }
@@ -43,8 +60,10 @@ impl Default for LogSettings {
             retain_events: 1_000_000,
             max_payload: 1 << 20,
             publish_timeout: Duration::from_secs(2),
+            replicas: 0,
             reconnect_min: Duration::from_millis(100),
-            reconnect_max: Duration::from_secs(2),
+            reconnect_max: Duration::from_secs(1),
+            usage: LogUse::Gateway,
             ca_file: None,
         }
     }

@@ -32,18 +32,22 @@ pub struct LogSubscription {
     appended: watch::Receiver<()>,
 }
 
+/// Refuses none and too many.
+pub(super) fn check(patterns: &[ChannelPattern]) -> Result<(), SubscribeError> {
+    match patterns.len() {
+        0 => Err(SubscribeError::NoPattern),
+        1..=MAX_PATTERNS => Ok(()),
+        many => Err(SubscribeError::TooManyPatterns(many)),
+    }
+}
+
 impl LogSubscription {
     pub(super) fn open(
         ring: &Arc<Ring>,
         patterns: Vec<ChannelPattern>,
         after: Option<Position>,
     ) -> Result<Self, SubscribeError> {
-        if patterns.is_empty() {
-            return Err(SubscribeError::NoPattern);
-        }
-        if patterns.len() > MAX_PATTERNS {
-            return Err(SubscribeError::TooManyPatterns(patterns.len()));
-        }
+        check(&patterns)?;
         let opening = ring.open(after);
         Ok(Self {
             ring: Arc::clone(ring),
@@ -70,7 +74,7 @@ impl LogSubscription {
     pub fn position(&self) -> Position {
         match self.gap {
             Some(_) => self.start,
-            None => self.ring.at(self.cursor.offset),
+            None => self.cursor.position,
         }
     }
 

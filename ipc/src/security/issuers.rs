@@ -17,14 +17,17 @@
 //! [`JwkSet`]: super::JwkSet
 
 use std::fmt;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use aws_lc_rs::digest;
+
 use super::jwks::{JwksSource, JwksStatus};
 use super::verifier::{
-    Claims, Jws, KeyError, KeyId, KeySet, RawClaims, TokenError, TokenRules, VerificationKey,
-    check_keys, signer, unix_seconds,
+    ClaimPath, Claims, Jws, KeyError, KeyId, KeySet, RawClaims, TokenError, TokenRules,
+    VerificationKey, check_keys, signer, unix_seconds,
 };
 
 /// The most issuers that are taken.
@@ -58,6 +61,14 @@ pub struct Verified {
     pub token_id: Option<String>,
     /// Why it was accepted.
     pub proof: TokenProof,
+    raw: RawClaims,
+}
+
+impl Verified {
+    /// Another claim, if it is a text.
+    pub fn text(&self, claim: &ClaimPath) -> Option<&str> {
+        self.raw.text_at(claim)
+    }
 }
 
 /// Why a token was accepted, for as long as it is remembered: the key that signed it, and the rules
@@ -78,6 +89,29 @@ impl fmt::Debug for TokenProof {
             .field("exp", &self.exp)
             .finish_non_exhaustive()
     }
+}
+
+impl TokenProof {
+    /// A name for the key and the rules together, to be told to other processes: whoever has both may
+    /// take this process's word for the token ([`Issuers::readmit`]). 32 hexadecimal digits. It is a
+    /// hash, so that of a secret worth the name it tells nothing.
+    pub fn mark(&self) -> String {
+        mark(self.key, &self.rules)
+    }
+}
+
+fn mark(key: KeyId, rules: &TokenRules) -> String {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    hash.update(b"intellirouter key and rules");
+    hash.update(key.as_bytes());
+    // Every field, each with its type: equal texts are equal rules.
+    hash.update(format!("{rules:?}").as_bytes());
+    let mut text = String::with_capacity(32);
+    for byte in &hash.finish().as_ref()[..16] {
+        // Writing to a String can't fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// How a token stands that was accepted once.
@@ -170,10 +204,25 @@ impl Issuer {
         }
     }
 
+    /// A proof for a token that another process verified with the key and rules of `mark`.
+    fn readmit(&self, mark_text: &str, exp: u64) -> Result<TokenProof, TokenError> {
+        let fetched = self.fetched.as_ref().map(|source| source.keys());
+        let sets = [Some(&self.fixed), fetched.as_deref().map(|set| &**set)];
+        let mut keys = sets.into_iter().flatten().flat_map(KeySet::ids);
+        let found = keys.find(|(_, key)| mark(*key, &self.rules) == mark_text);
+        let (generation, key) = found.ok_or(TokenError::UnknownKey)?;
+        Ok(TokenProof {
+            key,
+            generation: AtomicU64::new(generation),
+            rules: Arc::clone(&self.rules),
+            exp,
+        })
+    }
+
     fn verify(
         &self,
         jws: &Jws<'_>,
-        raw: &RawClaims,
+        raw: RawClaims,
         now: SystemTime,
     ) -> Result<Verified, TokenError> {
         let fetched = self.fetched.as_ref().map(|source| source.keys());
@@ -200,6 +249,7 @@ impl Issuer {
                 exp: claims.exp,
             },
             claims,
+            raw,
         })
     }
 
@@ -245,7 +295,25 @@ impl Issuers {
     pub fn verify_at(&self, token: &str, now: SystemTime) -> Result<Verified, TokenError> {
         let jws = Jws::parse(token)?;
         let raw = RawClaims::parse(&jws.payload)?;
-        self.named_by(&raw)?.verify(&jws, &raw, now)
+        let issuer = Arc::clone(self.named_by(&raw)?);
+        issuer.verify(&jws, raw, now)
+    }
+
+    /// The proof of a token that another process has verified, found by its issuer and its
+    /// [`TokenProof::mark`]; whether it has expired is for [`Self::standing`] to say. Where the key is
+    /// unknown here the issuer's keys are fetched anew, as for [`Self::verify_with_new_keys`]. Fails
+    /// where key or rules are not the same here: then the token itself must be shown.
+    pub async fn readmit(
+        &self,
+        issuer: &str,
+        mark: &str,
+        exp: u64,
+    ) -> Result<TokenProof, TokenError> {
+        let issuer = Arc::clone(self.get(issuer).ok_or(TokenError::Issuer)?);
+        match (issuer.readmit(mark, exp), &issuer.fetched) {
+            (Err(_), Some(source)) if source.renew().await => issuer.readmit(mark, exp),
+            (found, _) => found,
+        }
     }
 
     /// For a token whose key is unknown so far: has its issuer's keys fetched anew, if that may be

@@ -120,6 +120,8 @@ fn the_limits_that_the_guide_names_are_the_real_ones() {
             millis(store.reconnect_min),
             store.reconnect_max.as_secs()
         ),
+        format!("| `replicas` | {} |", store.replicas),
+        format!("| `usage` | `{:?}` |", store.usage),
         format!(
             "| `try_timeout`, `total_timeout` | {} s, {} s |",
             r.try_timeout.as_secs(),

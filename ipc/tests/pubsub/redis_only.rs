@@ -105,7 +105,7 @@ async fn a_redis_that_is_killed_and_comes_back_is_one_error_and_then_events_agai
     soon(log.wait_for_connection(true)).await;
     publish("after").await.unwrap();
     let why = next_error(subscription.next_event(), IpcError::Connection).await;
-    assert!(why.contains("(recorder_away)"), "{why}");
+    assert!(why.contains("(store_lost_data)"), "{why}");
     assert!(why.contains(" from ") && why.contains(" to "), "{why}");
     assert!(why.contains("goes on"), "{why}");
     assert_eq!(next(&subscription).await.message_id, "after");

@@ -108,6 +108,13 @@ impl EventService for Player {
             other => Err(Status::invalid_argument(other.to_owned())),
         }
     }
+
+    async fn renew(
+        &self,
+        _: Request<events::RenewRequest>,
+    ) -> Result<Response<events::RenewResponse>, Status> {
+        Err(Status::not_found("nothing here is renewed"))
+    }
 }
 
 /// What a handler says that quotes all of its input: 600,000 bytes in `grpc-message`.

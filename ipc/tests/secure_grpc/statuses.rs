@@ -71,6 +71,12 @@ async fn a_client_takes_a_status_of_60_kib_from_servers_that_send_one() {
         ) -> Result<Response<events::PublishResponse>, Status> {
             Err(Status::not_found("x".repeat(60 * 1024)))
         }
+        async fn renew(
+            &self,
+            _: Request<events::RenewRequest>,
+        ) -> Result<Response<events::RenewResponse>, Status> {
+            Err(Status::not_found(""))
+        }
     }
     let incoming = TcpIncoming::bind(LOOPBACK).unwrap();
     let address = incoming.local_addr().unwrap();

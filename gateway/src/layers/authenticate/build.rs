@@ -14,8 +14,8 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 use intellirouter::IpcError;
 use intellirouter::security::{
-    IdentitySigner, Issuer, IssuerKeys, Issuers, JwkSet, JwksSettings, JwksSource, TokenRules,
-    VerificationKey,
+    ClaimPath, IdentitySigner, Issuer, IssuerKeys, Issuers, JwkSet, JwksSettings, JwksSource,
+    TokenRules, VerificationKey,
 };
 
 use super::{Authenticate, Signing};
@@ -34,6 +34,8 @@ pub(super) struct Blueprint {
     auth: AuthConfig,
     identity: IdentityConfig,
     audiences: Vec<String>,
+    /// What channel rules name.
+    pub(super) claims: Vec<ClaimPath>,
     contents: Vec<[u8; 32]>,
 }
 
@@ -70,6 +72,7 @@ impl Authenticate {
                 .iter()
                 .map(|one| one.name.clone())
                 .collect(),
+            claims: config.events.claims(),
             contents: parts.contents,
         };
         if let Some(previous) = previous

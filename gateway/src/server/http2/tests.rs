@@ -1,10 +1,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Wake;
 
+use intellirouter::events::LogUse;
 use tokio::io::AsyncWriteExt as _;
 use tokio::runtime::Handle;
 
 use super::*;
+use crate::events::open_log;
 use crate::gateway::Gateway;
 use crate::test_util::{client, config};
 
@@ -46,7 +48,7 @@ impl Wake for Woken {
 #[tokio::test]
 async fn calls_that_come_at_once_let_other_connections_in_between() {
     let config = config("");
-    let log = crate::events::open_log(&config.events).await.unwrap();
+    let log = open_log(&config.events, LogUse::Gateway).await.unwrap();
     let limits = config.limits.clone();
     let worker = Worker::new(Gateway::new(config, log, None).unwrap(), 0);
     let (mut sent, io) = tokio::io::duplex(64 * 1024);

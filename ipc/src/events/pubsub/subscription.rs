@@ -70,8 +70,9 @@ impl Subscription {
     /// None of them ends the subscription: the next call goes on, so `while let Ok(…)` stops too
     /// early.
     /// - [`IpcError::Connection`]: messages may be missing here. The text says between which
-    ///   positions and why: `recorder_away` (the connection to the store was lost), `slow` (the
-    ///   subscriber fell behind), `trimmed` (one was too large).
+    ///   positions and why: `store_lost_data` (the store was restarted, replaced or emptied),
+    ///   `recorder_away` (nobody heard what others published on it), `slow` (the subscriber fell
+    ///   behind), `trimmed` (one was too large, or the store was out of reach for too long).
     /// - [`IpcError::Serialization`]: this one message is not UTF-8.
     pub async fn next_message(&self) -> IpcResult<Option<Message>> {
         // Asked first, so that a closed subscription brings nothing that was ready before.

@@ -1,23 +1,26 @@
-//! Whether the two connections to Redis stand, for status, refusals and waits.
+//! Whether the connections to Redis stand, for status, refusals and waits.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::events::log::StoreStatus;
 
-/// One of the two connections.
+/// One of the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
-    Tail,
     Publisher,
+    Tail,
+    Recorder,
 }
 
 impl Link {
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Tail => "tail",
             Self::Publisher => "publisher",
+            Self::Tail => "tail",
+            Self::Recorder => "recorder",
         }
     }
 }
@@ -28,13 +31,17 @@ pub(super) struct Health {
 }
 
 struct State {
-    tail: Standing,
-    publisher: Standing,
+    /// Of the publisher, the tail, the recorder.
+    links: [Standing; 3],
+    /// Whether the recorder holds the lease.
+    recording: bool,
     since: SystemTime,
     reconnects: u64,
 }
 
 enum Standing {
+    /// Nobody has asked for it.
+    Unused,
     /// The first try has not ended.
     Untried,
     Up,
@@ -43,10 +50,11 @@ enum Standing {
 }
 
 impl Health {
+    /// Of a publisher that is about to connect.
     pub(super) fn new(address: String) -> Self {
         let state = State {
-            tail: Standing::Untried,
-            publisher: Standing::Untried,
+            links: [Standing::Untried, Standing::Unused, Standing::Unused],
+            recording: false,
             since: SystemTime::now(),
             reconnects: 0,
         };
@@ -58,6 +66,14 @@ impl Health {
 
     pub(super) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The tail and the recorder are about to connect.
+    pub(super) fn set_following(&self) {
+        self.state.send_modify(|state| {
+            state.set(Link::Tail, Standing::Untried);
+            state.set(Link::Recorder, Standing::Untried);
+        });
     }
 
     /// The link stands. `again`: it was lost before.
@@ -74,6 +90,13 @@ impl Health {
             .send_modify(|state| state.set(link, Standing::Down(why)));
     }
 
+    /// True if that is new.
+    pub(super) fn set_recording(&self, recording: bool) -> bool {
+        self.state.send_if_modified(|state| {
+            std::mem::replace(&mut state.recording, recording) != recording
+        })
+    }
+
     /// Why this link can't be used; `None` if it can.
     pub(super) fn down(&self, link: Link) -> Option<String> {
         self.state.borrow().get(link).trouble()
@@ -81,11 +104,16 @@ impl Health {
 
     pub(super) fn status(&self) -> StoreStatus {
         let state = self.state.borrow();
-        let trouble = state.tail.trouble().or_else(|| state.publisher.trouble());
+        let trouble = state.links.iter().find_map(Standing::trouble);
+        let duty = match (state.get(Link::Recorder), state.recording) {
+            (Standing::Unused, _) => "",
+            (_, true) => ", recording",
+            (_, false) => ", standby for recording",
+        };
         StoreStatus {
             connected: trouble.is_none(),
             since: state.since,
-            detail: trouble.unwrap_or_else(|| format!("connected to {}", self.address)),
+            detail: trouble.unwrap_or_else(|| format!("connected to {}{duty}", self.address)),
             recorded: 0,
             ignored: 0,
             oversized: 0,
@@ -93,14 +121,20 @@ impl Health {
         }
     }
 
-    /// Waits until both links were tried once.
+    /// Waits until every link that is used was tried once.
     pub(super) async fn first_try(&self) {
-        self.wait(|state| state.tail.tried() && state.publisher.tried())
+        self.wait(|state| state.links.iter().all(Standing::tried))
             .await;
     }
 
     pub(super) async fn wait_for(&self, connected: bool) {
         self.wait(|state| state.connected() == connected).await;
+    }
+
+    /// Waits until this link stands, at most so long.
+    pub(super) async fn wait_up(&self, link: Link, limit: Duration) {
+        let up = self.wait(|state| matches!(state.get(link), Standing::Up));
+        let _ = timeout(limit, up).await;
     }
 
     async fn wait(&self, reached: impl FnMut(&State) -> bool) {
@@ -111,22 +145,16 @@ impl Health {
 
 impl State {
     fn connected(&self) -> bool {
-        matches!((&self.tail, &self.publisher), (Standing::Up, Standing::Up))
+        self.links.iter().all(|link| link.trouble().is_none())
     }
 
     fn get(&self, link: Link) -> &Standing {
-        match link {
-            Link::Tail => &self.tail,
-            Link::Publisher => &self.publisher,
-        }
+        &self.links[link as usize]
     }
 
     fn set(&mut self, link: Link, standing: Standing) {
         let before = self.connected();
-        match link {
-            Link::Tail => self.tail = standing,
-            Link::Publisher => self.publisher = standing,
-        }
+        self.links[link as usize] = standing;
         if self.connected() != before {
             self.since = SystemTime::now();
         }
@@ -140,7 +168,7 @@ impl Standing {
 
     fn trouble(&self) -> Option<String> {
         match self {
-            Self::Up => None,
+            Self::Up | Self::Unused => None,
             Self::Untried => Some("not connected yet".to_owned()),
             Self::Down(why) => Some(why.clone()),
         }

@@ -1,100 +1,101 @@
 //! Keeps one connection to Redis alive: connects, watches it, and makes it again when it is lost.
 //!
 //! A loss shows at once when the connection is closed; where it only falls silent (a stopped
-//! process, a cut cable) it counts as lost when nothing was heard for [`DEAD_AFTER`], with a PING
-//! each [`PING_EVERY`]. Anything heard counts, so that a PING behind a flood of messages does not
-//! look like a dead server. The pauses between tries are those of [`LogSettings`]; a connection
-//! that does not live as long as the longest pause does not make them short again.
+//! process, a cut cable) it counts as lost when an answer is awaited and nothing was heard for
+//! [`DEAD_AFTER`]. Anything heard counts, so that an answer behind a flood of messages does not look
+//! like a dead server. In the first [`PATIENCE`] without a connection it is tried again at the
+//! shortest pause of [`LogSettings`], so that a server that comes back is found at once; after that
+//! less and less often, down to the longest pause.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, RedisError, RedisResult, Value};
+use redis::{ErrorKind, RedisError, RedisResult};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::health::{Health, Link};
 use crate::RedisDialer;
 use crate::events::settings::LogSettings;
+use crate::resilience::Backoff;
 
-/// The longest that a connection may take until it is ready to be used.
+/// The longest that a connection may take until a server answers on it.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
-const PING_EVERY: Duration = Duration::from_secs(1);
 const DEAD_AFTER: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A connection that does not live so long counts as one more failure.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
 
 /// What a connection is for.
 #[async_trait]
 pub(super) trait Purpose: Send {
+    /// A connection that is ready.
+    type Live: Send;
+
     fn link(&self) -> Link;
 
-    /// Connects and makes ready. `pulse` is to be told of everything that comes.
-    async fn open(
-        &mut self,
-        dialer: &RedisDialer,
-        pulse: &Arc<Pulse>,
-    ) -> RedisResult<MultiplexedConnection>;
+    /// Connects and makes ready. `pulse` is to be told of everything that comes. Must end in
+    /// bounded time: each answer is to be awaited by [`Pulse::answer`].
+    async fn open(&mut self, dialer: &RedisDialer, pulse: &Arc<Pulse>) -> RedisResult<Self::Live>;
 
-    /// The connection is ready; called before the health says so.
-    fn opened(&mut self, connection: &MultiplexedConnection);
+    /// Uses the connection until it is lost, and says why it is.
+    async fn serve(&mut self, live: Self::Live, pulse: &Arc<Pulse>) -> RedisError;
 
     /// The connection must not be used any more; also called when opening it failed.
     fn lost(&mut self);
+
+    /// Called at the end, in place of `lost`.
+    async fn stop(&mut self) {
+        self.lost();
+    }
 }
 
-/// Keeps the connection for `purpose`, for ever.
+/// Keeps the connection for `purpose` until `stop`.
 pub(super) async fn alive(
     mut purpose: impl Purpose,
     dialer: Arc<RedisDialer>,
     health: Arc<Health>,
-    mut backoff: Backoff,
+    pauses: Pauses,
+    stop: CancellationToken,
+) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = keep(&mut purpose, &dialer, health, pauses) => {}
+    }
+    purpose.stop().await;
+}
+
+async fn keep<P: Purpose>(
+    purpose: &mut P,
+    dialer: &RedisDialer,
+    health: Arc<Health>,
+    mut pauses: Pauses,
 ) {
     let mut story = Story::new(purpose.link(), health);
     loop {
         let pulse = Arc::new(Pulse::new());
-        let why = match timeout(CONNECT_LIMIT, purpose.open(&dialer, &pulse)).await {
-            Ok(Ok(connection)) => {
-                purpose.opened(&connection);
+        let why = match purpose.open(dialer, &pulse).await {
+            Ok(live) => {
                 story.up();
-                let why = until_dead(connection, &pulse).await;
-                backoff.lived(pulse.age());
+                let since = Instant::now();
+                let why = purpose.serve(live, &pulse).await;
+                pauses.lived(since.elapsed());
                 why
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("not ready within {CONNECT_LIMIT:?}"),
+            Err(error) => error,
         };
         purpose.lost();
-        story.down(&why);
-        sleep(backoff.pause()).await;
+        story.down(&why.to_string());
+        sleep(pauses.next()).await;
     }
 }
-
-/// Watches a connection until it is lost, and says why.
-async fn until_dead(mut connection: MultiplexedConnection, pulse: &Pulse) -> String {
-    let ping = redis::cmd("PING");
-    loop {
-        tokio::select! {
-            () = pulse.closed.notified() => return CLOSED.to_owned(),
-            () = sleep(PING_EVERY) => {}
-        }
-        let answer = ping.query_async::<Value>(&mut connection);
-        tokio::select! {
-            biased;
-            answer = answer => match answer {
-                Err(error) if !is_answer(&error) => return error.to_string(),
-                _ => pulse.heard(),
-            },
-            () = pulse.closed.notified() => return CLOSED.to_owned(),
-            () = pulse.silence() => return format!("silent for {DEAD_AFTER:?}"),
-        }
-    }
-}
-
-const CLOSED: &str = "the connection was closed";
 
 /// Whether Redis itself said this error, so that the connection is in order.
 pub(super) fn is_answer(error: &RedisError) -> bool {
@@ -110,7 +111,7 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             started: Instant::now(),
             heard: AtomicU64::new(0),
@@ -118,17 +119,38 @@ impl Pulse {
         }
     }
 
-    fn age(&self) -> Duration {
-        self.started.elapsed()
-    }
-
     pub(super) fn heard(&self) {
-        let now = u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX);
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.heard.store(now, Ordering::Relaxed);
     }
 
+    /// The connection is closed, or to be given up.
     pub(super) fn close(&self) {
         self.closed.notify_one();
+    }
+
+    /// Returns when the connection is closed.
+    pub(super) async fn closed(&self) -> RedisError {
+        self.closed.notified().await;
+        lost("the connection was closed")
+    }
+
+    /// Awaits an answer of the server, as long as there are signs of life.
+    pub(super) async fn answer<T>(
+        &self,
+        answer: impl Future<Output = RedisResult<T>>,
+    ) -> RedisResult<T> {
+        // Nothing need have come before it was asked.
+        self.heard();
+        tokio::select! {
+            biased;
+            answer = answer => {
+                self.heard();
+                answer
+            }
+            error = self.closed() => Err(error),
+            () = self.silence() => Err(lost("silent for 3 s")),
+        }
     }
 
     /// Returns when nothing was heard for [`DEAD_AFTER`].
@@ -142,6 +164,11 @@ impl Pulse {
             sleep_until(end).await;
         }
     }
+}
+
+/// A connection that is given up from here.
+pub(super) fn lost(why: &'static str) -> RedisError {
+    RedisError::from((ErrorKind::Io, why))
 }
 
 /// Tells the health and the log about losses and returns: each once, not each try.
@@ -186,32 +213,35 @@ impl Story {
 
 /// The pauses between tries.
 #[derive(Clone)]
-pub(super) struct Backoff {
-    min: Duration,
-    max: Duration,
-    next: Duration,
+pub(super) struct Pauses {
+    backoff: Backoff,
+    /// Since when there is no connection that lives.
+    failing: Option<Instant>,
+    /// Failures in a row after [`PATIENCE`], and one.
+    failures: u32,
 }
 
-impl Backoff {
+impl Pauses {
     pub(super) fn new(settings: &LogSettings) -> Self {
         Self {
-            min: settings.reconnect_min,
-            max: settings.reconnect_max,
-            next: settings.reconnect_min,
+            backoff: Backoff::new(settings.reconnect_min, settings.reconnect_max),
+            failing: None,
+            failures: 1,
         }
     }
 
-    /// The next pause: the doubled last one, shortened by up to half at random, so that many
-    /// processes don't come back at the same moment.
-    fn pause(&mut self) -> Duration {
-        let pause = self.next;
-        self.next = (pause * 2).min(self.max);
-        pause.mul_f64(rand::random_range(0.5..=1.0))
+    fn next(&mut self) -> Duration {
+        let since = *self.failing.get_or_insert_with(Instant::now);
+        if since.elapsed() >= PATIENCE {
+            self.failures = self.failures.saturating_add(1);
+        }
+        self.backoff.delay(self.failures)
     }
 
     fn lived(&mut self, age: Duration) {
-        if age >= self.max {
-            self.next = self.min;
+        if age >= SHORT_LIFE {
+            self.failing = None;
+            self.failures = 1;
         }
     }
 }
@@ -220,20 +250,27 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    #[test]
-    fn pauses_double_up_to_the_longest_and_start_anew_after_a_long_life() {
-        let mut backoff = Backoff::new(&LogSettings::default());
-        for millis in [100, 200, 400, 800, 1600, 2000, 2000] {
-            let pause = backoff.pause().as_millis();
+    #[tokio::test(start_paused = true)]
+    async fn a_store_is_tried_often_for_half_a_minute_and_then_less_and_less_often() {
+        let mut pauses = Pauses::new(&LogSettings::default());
+        let mut total = Duration::ZERO;
+        while total < PATIENCE {
+            let pause = pauses.next();
+            assert!((50..=100).contains(&pause.as_millis()), "{pause:?}");
+            tokio::time::advance(pause).await;
+            total += pause;
+        }
+        for millis in [200, 400, 800, 1000, 1000] {
+            let pause = pauses.next().as_millis();
             assert!(
                 (millis / 2..=millis).contains(&pause),
                 "{pause} of {millis}"
             );
         }
-        backoff.lived(Duration::from_secs(1));
-        assert!(backoff.pause() >= Duration::from_secs(1));
-        backoff.lived(Duration::from_secs(2));
-        assert!(backoff.pause() <= Duration::from_millis(100));
+        pauses.lived(Duration::from_millis(900));
+        assert!(pauses.next() >= Duration::from_millis(500));
+        pauses.lived(SHORT_LIFE);
+        assert!(pauses.next() <= Duration::from_millis(100));
     }
 
     #[tokio::test(start_paused = true)]
@@ -242,6 +279,18 @@ mod tests {
         tokio::time::advance(Duration::from_secs(2)).await;
         pulse.heard();
         pulse.silence().await;
-        assert_eq!(pulse.age(), Duration::from_secs(5));
+        assert_eq!(pulse.started.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_never_comes_is_given_up_after_three_seconds() {
+        let pulse = Pulse::new();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let asked = Instant::now();
+        let answer = pulse
+            .answer(std::future::pending::<RedisResult<()>>())
+            .await;
+        assert!(answer.is_err());
+        assert_eq!(asked.elapsed(), DEAD_AFTER);
     }
 }

@@ -1,78 +1,132 @@
 //! The publisher: one connection that carries every publish, pipelined.
 //!
-//! A publish is sent only while the connection stands, waits for Redis's answer at most its
-//! timeout, and is never queued for another connection. Payloads without an answer have at most
-//! [`MAX_UNANSWERED`] bytes; beyond it a publish is refused at once. One that its caller has given
-//! up counts on, in a task of its own, until Redis answers or the connection ends. There are at
-//! most 16,384 such tasks, since each takes [`COMMAND_OVERHEAD`].
+//! A publish is sent only while the connection stands, and waits for Redis's answer at most its
+//! timeout; it is never queued for a store that is away. If the connection breaks before the answer,
+//! it is sent once more on the next one, as long as its timeout lasts: the store knows its token for
+//! [`TOKEN_MARGIN`] longer than it can take and publishes it once. That takes about 200 bytes of
+//! the store for each publish of that time.
+//!
+//! Payloads without an answer have at most [`MAX_UNANSWERED`] bytes; beyond it a publish is refused
+//! at once. One that its caller has given up counts on, in a task of its own, until Redis answers or
+//! the connection ends. There are at most 16,384 such tasks, since each takes [`COMMAND_OVERHEAD`].
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use bytes::Bytes;
-use redis::aio::MultiplexedConnection;
-use redis::{PushKind, RedisError, RedisResult, Script};
+use redis::{ErrorKind, PushKind, RedisError, RedisResult, ServerErrorKind};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::health::Link;
-use super::keep::CONNECT_LIMIT;
-use super::keep::{Pulse, Purpose, is_answer};
+use super::keep::{Pulse, Purpose, is_answer, lost};
+use super::known::Known;
+use super::scripts;
+use super::server::Server;
 use crate::RedisDialer;
 use crate::events::channel::ChannelName;
-use crate::events::log::PublishError;
-use crate::events::settings::IDEMPOTENCY_WINDOW;
+use crate::events::log::{PublishError, Published};
+use crate::events::position::Position;
+use crate::events::settings::{IDEMPOTENCY_WINDOW, LogSettings};
 
 /// The most that may wait for an answer, in bytes. Each payload is counted once; the client library
-/// holds two copies of it, three of one with a key.
+/// holds two copies of it.
 const MAX_UNANSWERED: u32 = 16 << 20;
 
 /// What a publish takes beside its payload, in bytes, at most: channel, key and framing.
 const COMMAND_OVERHEAD: usize = 1024;
 
-/// Publishes unless the key is known, in one step. A PUBLISH that Redis refuses takes the key
-/// back, so that the repeat is not mistaken for a duplicate of what was never published.
-static PUBLISH_ONCE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"if not redis.call('SET', KEYS[1], '1', 'NX', 'PX', ARGV[1]) then return 0 end
-local sent = redis.pcall('PUBLISH', ARGV[2], ARGV[3])
-if type(sent) == 'table' and sent.err then
-  redis.call('DEL', KEYS[1])
-  return sent
-end
-return 1",
-    )
-});
+/// How much longer than twice its timeout the store knows a publish.
+const TOKEN_MARGIN: Duration = Duration::from_secs(5);
+
+const PING_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Publisher {
-    line: Arc<ArcSwapOption<Line>>,
+    shared: Arc<Shared>,
     room: Arc<Semaphore>,
     limit: Duration,
+    replicas: usize,
+}
+
+/// What the publisher and the keeper of its connection share.
+struct Shared {
+    line: ArcSwapOption<Line>,
+    /// Told of each new line.
+    opened: Notify,
+    known: Arc<Known>,
 }
 
 impl Publisher {
-    pub(super) fn new(limit: Duration) -> Self {
+    pub(super) fn new(settings: &LogSettings, known: Arc<Known>) -> Self {
         Self {
-            line: Arc::default(),
+            shared: Arc::new(Shared {
+                line: ArcSwapOption::empty(),
+                opened: Notify::new(),
+                known,
+            }),
             room: Arc::new(Semaphore::new(MAX_UNANSWERED as usize)),
-            limit,
+            limit: settings.publish_timeout,
+            replicas: settings.replicas,
         }
     }
 
-    /// True when it was published, false when the key was known.
     pub(super) async fn publish(
         &self,
         channel: &ChannelName,
         payload: Bytes,
         key: Option<&str>,
-    ) -> Result<bool, PublishError> {
-        let deadline = Instant::now() + self.limit;
-        let size = u32::try_from(payload.len().saturating_add(COMMAND_OVERHEAD));
+    ) -> Result<Published, PublishError> {
+        let publish = Publish {
+            channel: channel.clone(),
+            payload,
+            key: key.map(Into::into),
+            token: rand::random(),
+            replicas: self.replicas,
+            deadline: Instant::now() + self.limit,
+            token_life: self.limit * 2 + TOKEN_MARGIN,
+        };
+        let first = self.shared.line.load_full();
+        let first = first.ok_or_else(|| PublishError::Unavailable(AWAY.to_owned()))?;
+        match self.attempt(first, publish.clone()).await {
+            Err(PublishError::Interrupted(why)) => match self.next_line(publish.deadline).await {
+                Some(line) => self.again(line, publish).await,
+                None => Err(PublishError::Interrupted(why)),
+            },
+            outcome => outcome,
+        }
+    }
+
+    /// Sends it again. What the store refuses now it may have done before.
+    async fn again(&self, line: Arc<Line>, publish: Publish) -> Result<Published, PublishError> {
+        let outcome = self.attempt(line, publish).await;
+        outcome.map_err(|error| match error {
+            PublishError::Unavailable(why) => PublishError::Interrupted(why),
+            error => error,
+        })
+    }
+
+    /// The line that stands, at the latest at the deadline.
+    async fn next_line(&self, deadline: Instant) -> Option<Arc<Line>> {
+        let standing = async {
+            loop {
+                let opened = self.shared.opened.notified();
+                let line = self.shared.line.load_full();
+                if let Some(line) = line.filter(|line| !line.lost.is_cancelled()) {
+                    return line;
+                }
+                opened.await;
+            }
+        };
+        timeout_at(deadline, standing).await.ok()
+    }
+
+    async fn attempt(&self, line: Arc<Line>, publish: Publish) -> Result<Published, PublishError> {
+        let size = u32::try_from(publish.payload.len().saturating_add(COMMAND_OVERHEAD));
         // One that is larger than everything together may go when it is alone.
         let size = size.unwrap_or(MAX_UNANSWERED).min(MAX_UNANSWERED);
         let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(size) else {
@@ -80,20 +134,10 @@ impl Publisher {
                 "publishes of {MAX_UNANSWERED} bytes wait for an answer; there is no room for more"
             )));
         };
-        let publish = Publish {
-            channel: channel.clone(),
-            payload,
-            key: key.map(str::to_owned),
-        };
+        let deadline = publish.deadline;
+        let answer = line.carry(publish, Arc::clone(&self.shared.known), room);
         // Not kept while this waits: the connection must be able to end before its callers do.
-        let answer = match self.line.load_full() {
-            Some(line) => line.carry(publish, room),
-            None => {
-                return Err(PublishError::Unavailable(
-                    "the connection was lost".to_owned(),
-                ));
-            }
-        };
+        drop(line);
         match timeout_at(deadline, answer).await {
             Ok(Ok(answer)) => answer,
             // The runtime of the connection ends.
@@ -101,12 +145,33 @@ impl Publisher {
             Err(_) => Err(PublishError::TimedOut(self.limit)),
         }
     }
+
+    /// Where the log ends, as the store has it; `None` where its books are of another life. Fails if
+    /// it does not say so within `limit`.
+    pub(super) async fn end(&self, limit: Duration) -> RedisResult<Option<Position>> {
+        let deadline = Instant::now() + limit;
+        let line = self.next_line(deadline).await.ok_or_else(lost_line)?;
+        let (mut server, given_up) = (line.server.clone(), line.lost.clone());
+        // Not kept while this waits, as for a publish.
+        drop(line);
+        let asked = async {
+            tokio::select! {
+                end = scripts::end(&mut server.connection, &server.run) => end,
+                () = given_up.cancelled() => Err(lost_line()),
+            }
+        };
+        let answer = timeout_at(deadline, asked).await;
+        answer.unwrap_or_else(|_| Err(lost("it does not say where its log ends")))
+    }
 }
+
+const AWAY: &str = "the connection was lost";
 
 /// One connection, up to its loss.
 struct Line {
-    connection: MultiplexedConnection,
+    server: Server,
     lost: CancellationToken,
+    pulse: Arc<Pulse>,
     /// That of the connection. Those of callers may end earlier.
     runtime: Handle,
 }
@@ -117,74 +182,127 @@ impl Line {
     fn carry(
         &self,
         publish: Publish,
+        known: Arc<Known>,
         room: OwnedSemaphorePermit,
-    ) -> JoinHandle<Result<bool, PublishError>> {
-        let (connection, lost) = (self.connection.clone(), self.lost.clone());
+    ) -> JoinHandle<Result<Published, PublishError>> {
+        let (server, lost) = (self.server.clone(), self.lost.clone());
+        let pulse = Arc::clone(&self.pulse);
         self.runtime.spawn(async move {
             let answer = tokio::select! {
                 biased;
-                answer = publish.send(connection) => answer.map_err(failed),
+                answer = publish.send(server, &known) => answer,
                 // Also ends the task's hold on the connection, which would keep it alive.
-                () = lost.cancelled() => Err(given_up()),
+                () = lost.cancelled() => Err(Failure::Redis(lost_line())),
             };
             drop(room);
-            answer
+            answer.map_err(|failure| failure.told(&pulse))
         })
     }
 }
 
+#[derive(Clone)]
 struct Publish {
     channel: ChannelName,
     payload: Bytes,
-    key: Option<String>,
+    key: Option<Box<str>>,
+    token: u128,
+    replicas: usize,
+    deadline: Instant,
+    token_life: Duration,
+}
+
+enum Failure {
+    Redis(RedisError),
+    Unconfirmed { acknowledged: usize, wanted: usize },
 }
 
 impl Publish {
     /// The payload goes as soon as the command holds a copy of it: this may wait long.
-    async fn send(self, mut connection: MultiplexedConnection) -> RedisResult<bool> {
-        let Self {
-            channel,
-            payload,
-            key,
-        } = self;
-        let channel = channel.as_str();
-        let Some(key) = key else {
-            let mut publish = redis::cmd("PUBLISH");
-            publish.arg(channel).arg(payload.as_ref());
-            drop(payload);
-            return publish
-                .query_async::<i64>(&mut connection)
-                .await
-                .map(|_| true);
+    async fn send(self, mut server: Server, known: &Known) -> Result<Published, Failure> {
+        let (replicas, deadline) = (self.replicas, self.deadline);
+        let call = self.into_call(&server.run, known.get());
+        let answer = call.invoke_async(&mut server.connection).await;
+        drop(call);
+        let answer = answer.and_then(scripts::Publish::answer);
+        let (position, duplicate) = answer.map_err(Failure::Redis)?;
+        known.raise(position);
+        if replicas > 0 {
+            confirmed(&mut server, replicas, deadline).await?;
+        }
+        Ok(Published {
+            position,
+            duplicate,
+        })
+    }
+
+    fn into_call(self, run: &str, known: Position) -> redis::ScriptInvocation<'static> {
+        let publish = scripts::Publish {
+            channel: self.channel.as_str(),
+            payload: &self.payload,
+            token: self.token,
+            key: self.key.as_deref(),
+            token_life: self.token_life,
+            key_life: IDEMPOTENCY_WINDOW,
         };
-        let mut once = PUBLISH_ONCE.key(once_key(channel, &key));
-        let window = u64::try_from(IDEMPOTENCY_WINDOW.as_millis()).unwrap_or(u64::MAX);
-        once.arg(window).arg(channel).arg(payload.as_ref());
-        drop(payload);
-        once.invoke_async::<bool>(&mut connection).await
+        publish.prepare(run, known)
     }
 }
 
-/// Where Redis remembers a key: per channel, and outside of what channels are called.
-fn once_key(channel: &str, key: &str) -> String {
-    format!("{{intellirouter}}:once:{channel}:{key}")
+/// Waits until so many replicas have everything that was written on this connection.
+async fn confirmed(server: &mut Server, wanted: usize, deadline: Instant) -> Result<(), Failure> {
+    // Zero would wait for ever.
+    let left = deadline.saturating_duration_since(Instant::now());
+    let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+    let mut wait = redis::cmd("WAIT");
+    wait.arg(wanted).arg(left);
+    match wait.query_async::<usize>(&mut server.connection).await {
+        Ok(acknowledged) if acknowledged >= wanted => Ok(()),
+        Ok(acknowledged) => Err(Failure::Unconfirmed {
+            acknowledged,
+            wanted,
+        }),
+        // The event is published: that it is refused would not be true.
+        Err(error) if is_answer(&error) => Err(Failure::Unconfirmed {
+            acknowledged: 0,
+            wanted,
+        }),
+        Err(error) => Err(Failure::Redis(error)),
+    }
 }
 
-fn failed(error: RedisError) -> PublishError {
-    if is_answer(&error) {
-        PublishError::Unavailable(error.to_string())
-    } else {
-        PublishError::Interrupted(error.to_string())
+impl Failure {
+    /// What the caller is told. A server that has become a replica is given up.
+    fn told(self, pulse: &Pulse) -> PublishError {
+        match self {
+            Self::Unconfirmed {
+                acknowledged,
+                wanted,
+            } => PublishError::Unconfirmed {
+                acknowledged,
+                wanted,
+            },
+            Self::Redis(error) if is_answer(&error) => {
+                if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+                    pulse.close();
+                }
+                PublishError::Unavailable(error.to_string())
+            }
+            Self::Redis(error) => PublishError::Interrupted(error.to_string()),
+        }
     }
+}
+
+fn lost_line() -> RedisError {
+    lost("the connection was given up")
 }
 
 fn given_up() -> PublishError {
-    PublishError::Interrupted("the connection was given up".to_owned())
+    PublishError::Interrupted(lost_line().to_string())
 }
 
 /// Keeps the publisher's connection.
 pub(super) struct PublisherLink {
-    line: Arc<ArcSwapOption<Line>>,
+    shared: Arc<Shared>,
     /// Ends what waits on the connection, when it is lost and when nobody keeps it any more.
     standing: Option<DropGuard>,
 }
@@ -192,7 +310,7 @@ pub(super) struct PublisherLink {
 impl PublisherLink {
     pub(super) fn new(publisher: &Publisher) -> Self {
         Self {
-            line: Arc::clone(&publisher.line),
+            shared: Arc::clone(&publisher.shared),
             standing: None,
         }
     }
@@ -200,36 +318,49 @@ impl PublisherLink {
 
 #[async_trait]
 impl Purpose for PublisherLink {
+    type Live = Server;
+
     fn link(&self) -> Link {
         Link::Publisher
     }
 
-    async fn open(
-        &mut self,
-        dialer: &RedisDialer,
-        pulse: &Arc<Pulse>,
-    ) -> RedisResult<MultiplexedConnection> {
-        let pulse = Arc::clone(pulse);
+    async fn open(&mut self, dialer: &RedisDialer, pulse: &Arc<Pulse>) -> RedisResult<Server> {
+        let told = Arc::clone(pulse);
         let closed = move |push: redis::PushInfo| {
             if push.kind == PushKind::Disconnection {
-                pulse.close();
+                told.close();
             }
         };
-        dialer.dial(CONNECT_LIMIT, None, closed).await
-    }
-
-    fn opened(&mut self, connection: &MultiplexedConnection) {
+        let server = pulse.answer(Server::connect(dialer, closed)).await?;
         let lost = CancellationToken::new();
-        self.line.store(Some(Arc::new(Line {
-            connection: connection.clone(),
+        self.shared.line.store(Some(Arc::new(Line {
+            server: server.clone(),
             lost: lost.clone(),
+            pulse: Arc::clone(pulse),
             runtime: Handle::current(),
         })));
         self.standing = Some(lost.drop_guard());
+        self.shared.opened.notify_waiters();
+        Ok(server)
+    }
+
+    async fn serve(&mut self, mut live: Server, pulse: &Arc<Pulse>) -> RedisError {
+        let ping = redis::cmd("PING");
+        loop {
+            tokio::select! {
+                error = pulse.closed() => return error,
+                () = sleep(PING_EVERY) => {}
+            }
+            let answer = ping.query_async::<redis::Value>(&mut live.connection);
+            match pulse.answer(answer).await {
+                Err(error) if !is_answer(&error) => return error,
+                _ => {}
+            }
+        }
     }
 
     fn lost(&mut self) {
-        self.line.store(None);
+        self.shared.line.store(None);
         self.standing = None;
     }
 }

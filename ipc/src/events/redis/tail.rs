@@ -1,35 +1,45 @@
-//! The tail: one connection that follows every channel and feeds the ring.
+//! The tail: one connection that follows the log and feeds the ring.
 //!
-//! Messages go into the ring from the task that reads the connection, in the order in which Redis
-//! sent them; nothing is queued between. The confirmation of the subscription comes in the same
-//! order, so the gap of a loss stands before the first message after it. A connection that was
-//! given up feeds nothing any more, not even what it has already read: the next one may bring it.
+//! It starts by loading what the store retains, so every resume is served from the ring and no
+//! subscriber ever causes a read of the store. After that it waits for entries, at most [`BLOCK`] at a
+//! time. After each silence, and at least every [`CHECK_EVERY`], it asks in one go whether the server
+//! is still a master, where its books say that the log ends, and what came. Where the books are of
+//! another life it takes a new epoch, and the ring has the gap at once.
+//!
+//! One reading brings at most [`MAX_READ`] entries: in bytes at most what the store retains.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use redis::aio::MultiplexedConnection;
-use redis::{PushInfo, PushKind, RedisResult, Value};
-use tracing::debug;
+use redis::{PushInfo, PushKind, RedisError, RedisResult, Value};
+use tokio::time::Instant;
 
-use super::health::Link;
-use super::keep::CONNECT_LIMIT;
+use super::entries::{self, Entry};
+use super::health::{Health, Link};
 use super::keep::{Pulse, Purpose};
+use super::known::Known;
+use super::scripts::{self, End, LOG};
+use super::server::{Server, check_role};
 use crate::RedisDialer;
-use crate::events::channel::{ChannelName, shown};
-use crate::events::log::GapReason;
-use crate::events::ring::Ring;
+use crate::events::position::Position;
+use crate::events::ring::{Found, Ring, What};
 
-/// Every channel of the grammar, in Redis's own pattern language.
-const EVERYTHING: &str = "intellirouter:*";
+/// The most entries that one reading brings.
+const MAX_READ: usize = 128;
+/// The longest that a reading waits. Well below what counts as dead.
+const BLOCK: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// How long a tail that comes back waits for the recorder to do so: who sees the gap of a loss may
+/// take it that from there on everything is recorded.
+const RECORDER_FIRST: Duration = Duration::from_secs(1);
 
-/// What the tail did not record.
+/// What could not be taken as it was.
 #[derive(Default)]
 pub(super) struct Counters {
-    ignored: AtomicU64,
-    oversized: AtomicU64,
+    pub(super) ignored: AtomicU64,
+    pub(super) oversized: AtomicU64,
 }
 
 impl Counters {
@@ -44,131 +54,180 @@ impl Counters {
 
 pub(super) struct TailLink {
     ring: Arc<Ring>,
-    counters: Arc<Counters>,
-    /// Whether the tail was ever subscribed: then coming back means a gap.
-    followed: Arc<AtomicBool>,
-    feed: Option<Arc<Feed>>,
+    known: Arc<Known>,
+    health: Arc<Health>,
+    /// What was there at the start was taken: what comes now is news.
+    loaded: bool,
+}
+
+/// A connection that follows.
+pub(super) struct Following {
+    server: Server,
+    clock: Clock,
+    checked: Instant,
+}
+
+/// The time of the store, in ms since 1970.
+#[derive(Clone, Copy)]
+struct Clock {
+    millis: u64,
+    at: Instant,
+}
+
+impl Clock {
+    fn new(millis: u64) -> Self {
+        let at = Instant::now();
+        Self { millis, at }
+    }
+
+    fn now(self) -> u64 {
+        let since = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.millis.saturating_add(since)
+    }
 }
 
 impl TailLink {
-    pub(super) fn new(ring: Arc<Ring>, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(ring: Arc<Ring>, known: Arc<Known>, health: Arc<Health>) -> Self {
         Self {
             ring,
-            counters,
-            followed: Arc::default(),
-            feed: None,
+            known,
+            health,
+            loaded: false,
         }
     }
+
+    /// Reads on from the end of the ring up to where the log ends, which is at `end` or later.
+    async fn catch_up(
+        &self,
+        following: &mut Following,
+        end: Position,
+        pulse: &Pulse,
+    ) -> RedisResult<()> {
+        loop {
+            let read = read(self.ring.head(), None);
+            let answer = read.query_async(&mut following.server.connection);
+            let entries = entries::of_reply(pulse.answer(answer).await?);
+            if self.take(entries, following.clock) < MAX_READ {
+                self.reach(end);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Everything up to `end` was read: what is not in the ring is not in the store.
+    fn reach(&self, end: Position) {
+        self.ring.jump(end);
+        self.known.raise(end);
+    }
+
+    /// Puts entries into the ring; returns how many.
+    fn take(&self, entries: Vec<Entry>, clock: Clock) -> usize {
+        let (now, limit) = (clock.now(), self.ring.limits().max_payload);
+        let found: Vec<Found> = entries.into_iter().map(|e| e.found(now, limit)).collect();
+        let count = found.len();
+        let Some(last) = found.last() else { return 0 };
+        self.known.raise(last.position);
+        if self.loaded {
+            let events = found.iter().filter(|f| matches!(f.what, What::Event(..)));
+            self.ring.count(events.count() as u64);
+        }
+        self.ring.follow(found);
+        count
+    }
+
+    /// Waits for entries and takes them.
+    async fn follow(&self, following: &mut Following, pulse: &Pulse) -> RedisResult<()> {
+        let read = read(self.ring.head(), Some(BLOCK));
+        let answer = read.query_async(&mut following.server.connection);
+        let entries = entries::of_reply(pulse.answer(answer).await?);
+        let silent = entries.is_empty();
+        self.take(entries, following.clock);
+        if silent || following.checked.elapsed() >= CHECK_EVERY {
+            self.check(following, pulse).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks whether this is still the log that was followed.
+    async fn check(&self, following: &mut Following, pulse: &Pulse) -> RedisResult<()> {
+        let mut ask = redis::pipe();
+        // The end first: what is before it and not read after it is gone.
+        ask.cmd("ROLE").cmd("HMGET").arg(scripts::BOOKS);
+        ask.arg("run").arg("epoch").arg("offset");
+        ask.add_command(read(self.ring.head(), None));
+        let server = &mut following.server;
+        let answer = ask.query_async(&mut server.connection);
+        let (role, books, read): (Value, End, Value) = pulse.answer(answer).await?;
+        check_role(&role)?;
+        following.checked = Instant::now();
+        let full = self.take(entries::of_reply(read), following.clock) >= MAX_READ;
+        match scripts::end_of(books, &server.run) {
+            Some(end) if end >= self.known.get() || full => {
+                if !full {
+                    self.reach(end);
+                }
+                Ok(())
+            }
+            // Somebody may have published since the books were read: the script decides.
+            _ => self.adopt(following, pulse).await,
+        }
+    }
+
+    /// Takes a new epoch where that must be, and reads on up to where the log ends.
+    async fn adopt(&self, following: &mut Following, pulse: &Pulse) -> RedisResult<()> {
+        let adopted = scripts::adopt(&mut following.server, self.known.get());
+        let (end, now) = pulse.answer(adopted).await?;
+        following.clock = Clock::new(now);
+        self.catch_up(following, end, pulse).await
+    }
+}
+
+/// Reads what comes after a position.
+fn read(after: Position, block: Option<Duration>) -> redis::Cmd {
+    let mut read = redis::cmd("XREAD");
+    read.arg("COUNT").arg(MAX_READ);
+    if let Some(block) = block {
+        let millis = u64::try_from(block.as_millis()).unwrap_or(u64::MAX);
+        read.arg("BLOCK").arg(millis);
+    }
+    read.arg("STREAMS").arg(LOG).arg(after.to_string());
+    read
 }
 
 #[async_trait]
 impl Purpose for TailLink {
+    type Live = Following;
+
     fn link(&self) -> Link {
         Link::Tail
     }
 
-    async fn open(
-        &mut self,
-        dialer: &RedisDialer,
-        pulse: &Arc<Pulse>,
-    ) -> RedisResult<MultiplexedConnection> {
-        let feed = Arc::new(Feed {
-            ring: Arc::clone(&self.ring),
-            counters: Arc::clone(&self.counters),
-            followed: Arc::clone(&self.followed),
-            pulse: Arc::clone(pulse),
-            open: Mutex::new(true),
-        });
-        self.feed = Some(Arc::clone(&feed));
-        let mut connection = dialer
-            .dial(CONNECT_LIMIT, None, move |push| feed.take(push))
-            .await?;
-        connection.psubscribe(EVERYTHING).await?;
-        Ok(connection)
-    }
-
-    fn opened(&mut self, _: &MultiplexedConnection) {}
-
-    fn lost(&mut self) {
-        if let Some(feed) = self.feed.take() {
-            feed.close();
-        }
-    }
-}
-
-/// Where one connection puts what it reads.
-struct Feed {
-    ring: Arc<Ring>,
-    counters: Arc<Counters>,
-    followed: Arc<AtomicBool>,
-    pulse: Arc<Pulse>,
-    /// False once the connection was given up. Held over each append: what the task of the old
-    /// connection still holds can't come in among what the new one brings.
-    open: Mutex<bool>,
-}
-
-impl Feed {
-    fn take(&self, push: PushInfo) {
-        self.pulse.heard();
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*open {
-            return;
-        }
-        match push.kind {
-            PushKind::Disconnection => self.pulse.close(),
-            PushKind::PSubscribe => self.subscribed(),
-            PushKind::PMessage => self.message(push.data),
-            _ => {}
-        }
-    }
-
-    fn subscribed(&self) {
-        if self.followed.swap(true, Ordering::Relaxed) {
-            self.ring.append_gap(GapReason::RecorderAway, None);
-        }
-    }
-
-    /// `data`: the pattern, the channel, the payload.
-    fn message(&self, data: Vec<Value>) {
-        let mut data = data.into_iter().skip(1);
-        let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) =
-            (data.next(), data.next())
-        else {
-            self.ignore("the message is not a channel and a payload");
-            return;
+    async fn open(&mut self, dialer: &RedisDialer, pulse: &Arc<Pulse>) -> RedisResult<Following> {
+        let told = Arc::clone(pulse);
+        let closed = move |push: PushInfo| {
+            if push.kind == PushKind::Disconnection {
+                told.close();
+            }
         };
-        match std::str::from_utf8(&channel).map(ChannelName::parse) {
-            Ok(Ok(channel)) => self.record(channel, payload),
-            Ok(Err(error)) => self.ignore(&error.to_string()),
-            Err(_) => self.ignore(&shown(&String::from_utf8_lossy(&channel))),
+        let server = pulse.answer(Server::connect(dialer, closed)).await?;
+        self.health.wait_up(Link::Recorder, RECORDER_FIRST).await;
+        let mut following = Following {
+            server,
+            clock: Clock::new(0),
+            checked: Instant::now(),
+        };
+        self.adopt(&mut following, pulse).await?;
+        self.loaded = true;
+        Ok(following)
+    }
+
+    async fn serve(&mut self, mut live: Following, pulse: &Arc<Pulse>) -> RedisError {
+        loop {
+            if let Err(error) = self.follow(&mut live, pulse).await {
+                return error;
+            }
         }
     }
 
-    fn record(&self, channel: ChannelName, payload: Vec<u8>) {
-        if payload.len() > self.ring.limits().max_payload {
-            self.too_large(channel, payload.len());
-        } else if self
-            .ring
-            .append(channel.clone(), Bytes::from(payload))
-            .is_err()
-        {
-            // The ring refuses nothing but size; a subscriber must hear of it all the same.
-            self.ring.append_gap(GapReason::Trimmed, Some(channel));
-        }
-    }
-
-    fn too_large(&self, channel: ChannelName, bytes: usize) {
-        self.counters.oversized.fetch_add(1, Ordering::Relaxed);
-        debug!(%channel, bytes, "message larger than the largest payload; recorded as a gap");
-        self.ring.append_gap(GapReason::Trimmed, Some(channel));
-    }
-
-    fn ignore(&self, why: &str) {
-        self.counters.ignored.fetch_add(1, Ordering::Relaxed);
-        debug!(why, "message ignored");
-    }
-
-    fn close(&self) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = false;
-    }
+    fn lost(&mut self) {}
 }

@@ -20,8 +20,32 @@ fn small() -> LogSettings {
     }
 }
 
-fn ring(ids: Ids) -> Arc<Ring> {
-    Arc::new(Ring::new(small(), ids))
+fn ring() -> Arc<Ring> {
+    Arc::new(Ring::embedded(small()))
+}
+
+impl Ring {
+    /// The position with this offset in the epoch of the last entry.
+    fn at(&self, offset: u64) -> Position {
+        Position {
+            offset,
+            ..self.head()
+        }
+    }
+
+    /// Takes a gap as a store hands it over.
+    fn gap(&self, reason: GapReason, channel: Option<ChannelName>) {
+        self.follow(vec![found(self.head().after(), What::Gap(reason, channel))]);
+    }
+}
+
+fn found(position: Position, what: What) -> Found {
+    Found {
+        position,
+        age: Duration::ZERO,
+        recorded_at: SystemTime::now(),
+        what,
+    }
 }
 
 fn channel(n: u8) -> ChannelName {
@@ -61,7 +85,7 @@ fn shown(entry: &Entry) -> String {
 
 #[tokio::test]
 async fn replay_and_live_are_one_stream() {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     let after = append(&ring, "one");
     append(&ring, "two");
     let mut subscription = LogSubscription::open(&ring, all(), Some(after)).unwrap();
@@ -72,7 +96,7 @@ async fn replay_and_live_are_one_stream() {
 
 #[tokio::test]
 async fn a_subscriber_without_a_position_gets_what_comes_from_now_on() {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     let last = append(&ring, "before");
     let mut subscription = LogSubscription::open(&ring, all(), None).unwrap();
     assert_eq!(subscription.start(), last);
@@ -82,7 +106,7 @@ async fn a_subscriber_without_a_position_gets_what_comes_from_now_on() {
 
 #[tokio::test]
 async fn a_position_that_is_no_longer_retained_gives_a_gap_and_then_the_oldest() {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     let after = append(&ring, "first");
     for _ in 0..21 {
         append(&ring, "later");
@@ -96,7 +120,7 @@ async fn a_position_that_is_no_longer_retained_gives_a_gap_and_then_the_oldest()
 
 #[tokio::test]
 async fn the_position_before_the_oldest_entry_resumes_without_a_gap() {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     for _ in 0..22 {
         append(&ring, "x");
     }
@@ -106,7 +130,7 @@ async fn the_position_before_the_oldest_entry_resumes_without_a_gap() {
 
 #[tokio::test]
 async fn a_position_of_an_older_life_gives_a_gap_and_everything_since_the_restart() {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     append(&ring, "since");
     let old = Position {
         epoch: 5,
@@ -122,27 +146,25 @@ async fn a_position_of_an_older_life_gives_a_gap_and_everything_since_the_restar
 }
 
 #[tokio::test]
-async fn where_others_hand_out_positions_too_another_epoch_goes_on_with_what_is_new() {
-    for (ids, epoch) in [
-        (Ids::Shared, 5),
-        (Ids::Shared, u64::MAX),
-        (Ids::Own, u64::MAX),
-    ] {
-        let ring = ring(ids);
-        append(&ring, "maybe seen");
-        let other = Position { epoch, offset: 7 };
-        let mut subscription = LogSubscription::open(&ring, all(), Some(other)).unwrap();
-        append(&ring, "new");
-        assert_eq!(
-            batch(&mut subscription).await,
-            ["store_restarted 7..1", "new"]
-        );
-    }
+async fn a_position_of_a_later_life_gives_a_gap_and_what_is_new() {
+    let ring = ring();
+    append(&ring, "maybe seen");
+    let other = Position {
+        epoch: u64::MAX,
+        offset: 7,
+    };
+    let mut subscription = LogSubscription::open(&ring, all(), Some(other)).unwrap();
+    assert_eq!(subscription.start(), Position::NOWHERE);
+    append(&ring, "new");
+    assert_eq!(
+        batch(&mut subscription).await,
+        ["store_restarted 7..1", "new"]
+    );
 }
 
 #[tokio::test]
 async fn a_position_from_the_future_is_never_taken_for_a_known_one() {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     append(&ring, "one");
     let mut subscription = LogSubscription::open(&ring, all(), Some(ring.at(2))).unwrap();
     // Cut before the gap was said: the log may have come to that offset, and must not accept it.
@@ -158,7 +180,7 @@ async fn a_position_from_the_future_is_never_taken_for_a_known_one() {
 
 #[tokio::test]
 async fn one_that_fell_behind_gets_one_gap_and_goes_on() {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     let mut slow = LogSubscription::open(&ring, all(), None).unwrap();
     for _ in 0..30 {
         append(&ring, "x");
@@ -175,7 +197,7 @@ async fn one_that_fell_behind_gets_one_gap_and_goes_on() {
 
 #[tokio::test(start_paused = true)]
 async fn an_entry_that_is_too_old_is_not_served_even_if_nothing_was_appended_since() {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     append(&ring, "old");
     advance(AGE / 2).await;
     append(&ring, "young");
@@ -186,7 +208,7 @@ async fn an_entry_that_is_too_old_is_not_served_even_if_nothing_was_appended_sin
 
 #[tokio::test(start_paused = true)]
 async fn a_quiet_subscriber_that_has_seen_everything_gets_no_gap_when_all_of_it_expires() {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     let last = append(&ring, "seen");
     let mut open = LogSubscription::open(&ring, all(), None).unwrap();
     advance(AGE * 2).await;
@@ -199,7 +221,7 @@ async fn a_quiet_subscriber_that_has_seen_everything_gets_no_gap_when_all_of_it_
 
 #[tokio::test]
 async fn the_position_moves_over_what_does_not_match_so_that_a_quiet_channel_resumes() {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     let quiet = pattern("intellirouter:a:b:odd");
     let mut subscription = LogSubscription::open(&ring, quiet.clone(), None).unwrap();
     for _ in 0..50 {
@@ -222,11 +244,11 @@ async fn the_position_moves_over_what_does_not_match_so_that_a_quiet_channel_res
 
 #[tokio::test]
 async fn a_gap_on_one_channel_is_not_told_to_others() {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     let mut even = LogSubscription::open(&ring, pattern("intellirouter:a:b:even"), None).unwrap();
     let mut odd = LogSubscription::open(&ring, pattern("intellirouter:a:b:odd"), None).unwrap();
-    ring.append_gap(GapReason::Trimmed, Some(channel(1)));
-    ring.append_gap(GapReason::RecorderAway, None);
+    ring.gap(GapReason::Trimmed, Some(channel(1)));
+    ring.gap(GapReason::RecorderAway, None);
     assert_eq!(batch(&mut even).await, ["recorder_away 1..2"]);
     assert_eq!(
         batch(&mut odd).await,
@@ -237,7 +259,7 @@ async fn a_gap_on_one_channel_is_not_told_to_others() {
 #[tokio::test]
 async fn a_batch_is_bounded_in_entries_and_in_bytes() {
     let settings = LogSettings::default();
-    let ring = Arc::new(Ring::new(settings, Ids::Own));
+    let ring = Arc::new(Ring::embedded(settings));
     let mut subscription = LogSubscription::open(&ring, all(), None).unwrap();
     for _ in 0..MAX_BATCH_ENTRIES + 1 {
         append(&ring, "x");
@@ -255,7 +277,7 @@ async fn a_batch_is_bounded_in_entries_and_in_bytes() {
 
 #[tokio::test]
 async fn an_event_larger_than_the_bound_is_refused() {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     let refused = ring.append(channel(0), Bytes::from(vec![0; 513]));
     assert_eq!(
         refused,
@@ -270,7 +292,7 @@ async fn an_event_larger_than_the_bound_is_refused() {
 
 #[tokio::test]
 async fn frames_stay_within_the_bound_and_make_room_for_events() {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     let mut subscription = LogSubscription::open(&ring, all(), None).unwrap();
     let limit = ring.limits.retain_bytes;
     for _ in 0..200 {
@@ -291,7 +313,7 @@ async fn frames_stay_within_the_bound_and_make_room_for_events() {
 
 #[tokio::test]
 async fn waiting_is_cancel_safe() {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     let mut subscription = LogSubscription::open(&ring, all(), None).unwrap();
     let mut out = Vec::new();
     for _ in 0..100 {
@@ -308,7 +330,7 @@ async fn waiting_is_cancel_safe() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_waiting_subscribers_each_get_every_event() {
-    let ring = Arc::new(Ring::new(LogSettings::default(), Ids::Own));
+    let ring = Arc::new(Ring::embedded(LogSettings::default()));
     let readers: Vec<_> = (0..1000)
         .map(|_| {
             let mut subscription = LogSubscription::open(&ring, all(), None).unwrap();
@@ -335,7 +357,7 @@ async fn a_thousand_waiting_subscribers_each_get_every_event() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_append_while_a_subscriber_goes_to_wait_is_not_missed() {
     const ROUNDS: u64 = 10_000;
-    let ring = ring(Ids::Own);
+    let ring = ring();
     let mut subscription = LogSubscription::open(&ring, all(), None).unwrap();
     let seen = Arc::new(AtomicU64::new(0));
     let appending = {
@@ -455,7 +477,7 @@ impl Reader {
                 self.covered = offset;
             }
             Entry::Gap(gap) => {
-                assert_eq!(gap.to.epoch, ring.epoch);
+                assert_eq!(gap.to.epoch, ring.head().epoch);
                 let from = gap.from.unwrap().offset;
                 assert!(self.covered <= from && from < gap.to.offset);
                 self.skips_nothing(model, from + 1);
@@ -483,21 +505,21 @@ impl Reader {
 }
 
 async fn run(steps: Vec<Step>) {
-    let ring = ring(Ids::Own);
+    let ring = ring();
     let mut model = Model::default();
     let mut readers: Vec<_> = (0..3).map(|n| Reader::new(&ring, n)).collect();
     for step in steps {
         take(&ring, &mut model, &mut readers, step).await;
         let state = ring.read_state();
         assert!(state.slots.len() <= 20);
-        assert_eq!(state.head(), model.entries.len() as u64);
+        assert_eq!(state.head().offset, model.entries.len() as u64);
         assert!(ring.budget.used() <= ring.limits.retain_bytes + 600);
     }
     for reader in &mut readers {
         for _ in 0..=model.entries.len() {
             reader.read(&ring, &model, 10);
         }
-        assert_eq!(reader.cursor.offset, model.entries.len() as u64);
+        assert_eq!(reader.cursor.position.offset, model.entries.len() as u64);
     }
     advance(AGE).await;
     ring.expire(Instant::now());
@@ -519,7 +541,7 @@ async fn take(ring: &Ring, model: &mut Model, readers: &mut [Reader], step: Step
             assert_eq!(position, ring.at(model.entries.len() as u64));
         }
         Step::Gap { channel: n } => {
-            ring.append_gap(GapReason::RecorderAway, n.map(channel));
+            ring.gap(GapReason::RecorderAway, n.map(channel));
             model.entries.push((Instant::now(), Kind::Gap(n)));
         }
         Step::Wait { seconds } => advance(Duration::from_secs(seconds)).await,
@@ -554,5 +576,189 @@ proptest! {
             .build()
             .unwrap();
         runtime.block_on(run(steps));
+    }
+}
+
+/// What a store that several processes share hands over.
+mod following {
+    use super::*;
+
+    fn ring() -> Arc<Ring> {
+        Arc::new(Ring::following(small()))
+    }
+
+    fn at(epoch: u64, offset: u64) -> Position {
+        Position { epoch, offset }
+    }
+
+    fn event(epoch: u64, offset: u64) -> Found {
+        let payload = Bytes::from(format!("{epoch}-{offset}"));
+        found(at(epoch, offset), What::Event(channel(0), payload))
+    }
+
+    fn take(ring: &Ring, epoch: u64, offsets: std::ops::RangeInclusive<u64>) {
+        ring.follow(offsets.map(|offset| event(epoch, offset)).collect());
+    }
+
+    async fn resumed(ring: &Arc<Ring>, after: Position) -> Vec<String> {
+        let mut subscription = LogSubscription::open(ring, all(), Some(after)).unwrap();
+        let mut out = Vec::new();
+        tokio::select! {
+            biased;
+            () = subscription.next_batch(&mut out) => {}
+            () = std::future::ready(()) => {}
+        }
+        assert_eq!(subscription.position(), ring.head());
+        let full = |entry: &Entry| match entry {
+            Entry::Gap(gap) => format!("{} {}..{}", gap.reason.as_str(), gap.from.unwrap(), gap.to),
+            event @ Entry::Event(_) => shown(event),
+        };
+        out.iter().map(full).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_loaded_at_the_start_resumes_from_any_place_and_from_just_before_it() {
+        let ring = ring();
+        take(&ring, 7, 4..=6);
+        assert_eq!(resumed(&ring, at(7, 3)).await, ["7-4", "7-5", "7-6"]);
+        assert_eq!(resumed(&ring, at(7, 5)).await, ["7-6"]);
+        assert!(resumed(&ring, at(7, 6)).await.is_empty());
+        let before = resumed(&ring, at(7, 2)).await;
+        assert_eq!(before, ["trimmed 7-2..7-3", "7-4", "7-5", "7-6"]);
+    }
+
+    #[tokio::test]
+    async fn an_empty_store_resumes_from_its_end_alone() {
+        let ring = ring();
+        ring.jump(at(7, 5));
+        assert!(resumed(&ring, at(7, 5)).await.is_empty());
+        assert_eq!(resumed(&ring, at(7, 4)).await, ["trimmed 7-4..7-5"]);
+        assert_eq!(resumed(&ring, at(6, 5)).await, ["store_lost_data 6-5..7-5"]);
+        assert_eq!(resumed(&ring, at(7, 6)).await, ["store_lost_data 7-6..7-5"]);
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_does_not_follow_the_one_before_it_is_a_gap_for_all_who_pass_it() {
+        let ring = ring();
+        take(&ring, 7, 1..=2);
+        let mut open = LogSubscription::open(&ring, all(), None).unwrap();
+        take(&ring, 7, 5..=5);
+        take(&ring, 9, 1..=1);
+        assert_eq!(
+            batch(&mut open).await,
+            ["trimmed 2..4", "7-5", "store_lost_data 5..0", "9-1"]
+        );
+        // Also from a place that is in the gap, or was never.
+        for (after, expected) in [
+            (
+                at(7, 3),
+                vec!["trimmed 7-3..7-4", "7-5", "store_lost_data 7-5..9-0", "9-1"],
+            ),
+            (at(7, 4), vec!["7-5", "store_lost_data 7-5..9-0", "9-1"]),
+            (at(7, 8), vec!["store_lost_data 7-8..9-0", "9-1"]),
+            (at(8, 1), vec!["store_lost_data 8-1..9-0", "9-1"]),
+            (at(9, 0), vec!["9-1"]),
+            (at(9, 2), vec!["store_lost_data 9-2..9-1"]),
+        ] {
+            assert_eq!(resumed(&ring, after).await, expected, "{after}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_change_of_an_epoch_is_a_gap_at_once_and_only_once() {
+        let ring = ring();
+        take(&ring, 7, 1..=2);
+        let mut open = LogSubscription::open(&ring, all(), None).unwrap();
+        ring.jump(at(9, 0));
+        assert_eq!(batch(&mut open).await, ["store_lost_data 2..0"]);
+        ring.jump(at(9, 0));
+        ring.jump(at(7, 2));
+        take(&ring, 9, 1..=1);
+        assert_eq!(batch(&mut open).await, ["9-1"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_read_twice_is_there_once() {
+        let ring = ring();
+        take(&ring, 7, 1..=3);
+        take(&ring, 7, 2..=4);
+        assert_eq!(resumed(&ring, at(7, 0)).await, ["7-1", "7-2", "7-3", "7-4"]);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_is_dropped_is_no_longer_resumed_from_whatever_its_epoch() {
+        let ring = ring();
+        take(&ring, 7, 1..=10);
+        take(&ring, 9, 1..=19);
+        assert_eq!(resumed(&ring, at(9, 0)).await.len(), 19);
+        take(&ring, 9, 20..=20);
+        // The gap of the change went last: its place is still known.
+        assert_eq!(resumed(&ring, at(9, 0)).await.len(), 20);
+        let lost = resumed(&ring, at(7, 10)).await;
+        assert_eq!(lost[0], "store_lost_data 7-10..9-0");
+        take(&ring, 9, 21..=21);
+        assert_eq!(resumed(&ring, at(9, 0)).await[0], "trimmed 9-0..9-1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_is_as_old_as_the_store_says_also_behind_a_gap() {
+        let ring = ring();
+        let aged = |epoch, offset, age| Found {
+            age,
+            ..event(epoch, offset)
+        };
+        advance(AGE * 2).await;
+        ring.follow(vec![
+            aged(7, 1, AGE * 3 / 4),
+            aged(8, 1, AGE / 2),
+            aged(8, 2, Duration::ZERO),
+        ]);
+        advance(AGE / 4).await;
+        assert_eq!(resumed(&ring, at(8, 0)).await, ["8-1", "8-2"]);
+        advance(AGE / 4).await;
+        assert_eq!(resumed(&ring, at(8, 0)).await, ["trimmed 8-0..8-1", "8-2"]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_for_the_answer_is_exact_or_begins_with_a_gap(
+            jumps in prop::collection::vec((0..3_u64, 0..3_u64), 1..40),
+            epoch in 0..12_u64,
+            offset in 0..30_u64,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let ring = ring();
+                // What the store ever had: each entry, and whether all after it is known.
+                let mut had = Vec::new();
+                let (mut e, mut o) = (1, 0);
+                for (epochs, offsets) in jumps {
+                    (e, o) = if epochs > 1 { (e + epochs - 1, 0) } else { (e, o) };
+                    o += 1 + offsets / 2;
+                    had.push(at(e, o));
+                    ring.follow(vec![event(e, o)]);
+                }
+                let after = at(epoch, offset);
+                let got = resumed(&ring, after).await;
+                // Everything that the ring has after the place comes, in order.
+                let kept = &had[had.len().saturating_sub(20)..];
+                let events: Vec<_> = got.iter().filter(|entry| !entry.contains("..")).collect();
+                let oldest = kept.iter().position(|p| events.first().is_some_and(|e| **e == p.to_string()));
+                if let Some(oldest) = oldest {
+                    let expected: Vec<_> = kept[oldest..].iter().map(ToString::to_string).collect();
+                    assert_eq!(events, expected.iter().collect::<Vec<_>>());
+                }
+                // A place that was never is never taken for one.
+                let known = had.contains(&after)
+                    || had.iter().any(|p| p.before() == after)
+                    || after == ring.head();
+                let gap_first = got.first().is_some_and(|entry| entry.contains(".."));
+                assert!(known || gap_first, "{after} of {had:?} gave {got:?}");
+            });
+        }
     }
 }

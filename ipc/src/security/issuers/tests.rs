@@ -65,6 +65,51 @@ fn token(kid: &str, issuer: &str) -> String {
     signed(kid, kid, &claims(issuer))
 }
 
+#[tokio::test]
+async fn the_word_of_another_process_counts_where_key_and_rules_are_the_same() {
+    let here = || Issuers::new(vec![fixed("a", "ka"), fixed("b", "kb")]).unwrap();
+    let verified = here().verify_at(&token("ka", "a"), now()).unwrap();
+    let (mark, exp) = (verified.proof.mark(), verified.claims.exp);
+    let issuers = here();
+    let proof = issuers.readmit("a", &mark, exp).await.unwrap();
+    assert_eq!(issuers.standing(&proof, now()), Standing::Current);
+    let later = now() + Duration::from_secs(65);
+    assert_eq!(issuers.standing(&proof, later), Standing::Expired);
+    assert_eq!(proof.mark(), mark);
+    for (issuer, mark, error) in [
+        ("b", mark.as_str(), TokenError::UnknownKey),
+        ("c", mark.as_str(), TokenError::Issuer),
+        ("a", "", TokenError::UnknownKey),
+    ] {
+        assert_eq!(issuers.readmit(issuer, mark, exp).await.err(), Some(error));
+    }
+    // Another key, and other rules: neither is taken at its word.
+    let mut more = rules("a");
+    more.audiences.push("others".into());
+    for other in [fixed("a", "kb"), with_rules(more, "ka")] {
+        let issuers = Issuers::new(vec![other]).unwrap();
+        let refused = issuers.readmit("a", &mark, exp).await.err();
+        assert_eq!(refused, Some(TokenError::UnknownKey));
+    }
+}
+
+#[test]
+fn a_claim_that_is_a_text_can_be_read_from_an_accepted_token_and_does_not_show() {
+    let issuers = Issuers::new(vec![fixed("a", "ka")]).unwrap();
+    let mut claims = claims("a");
+    claims["org"] = json!({"id": "acme", "size": 7});
+    let verified = issuers
+        .verify_at(&signed("ka", "ka", &claims), now())
+        .unwrap();
+    let text = |path| verified.text(&ClaimPath::new(path));
+    assert_eq!(text("/org/id"), Some("acme"));
+    assert_eq!(
+        (text("/org/size"), text("org"), text("gone")),
+        (None, None, None)
+    );
+    assert!(!format!("{verified:?}").contains("acme"));
+}
+
 #[test]
 fn a_token_is_judged_by_the_issuer_that_it_names_and_by_nobody_else() {
     let issuers = Issuers::new(vec![fixed("a", "ka"), fixed("b", "kb")]).unwrap();

@@ -2,10 +2,12 @@
 //!
 //! Limits: 256 roles of 256 bytes each.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{TokenError, TokenRules, json};
+use super::{ClaimPath, TokenError, TokenRules, json};
 
 /// The most roles that a token may have.
 pub const MAX_ROLES: usize = 256;
@@ -45,6 +47,13 @@ impl Claims {
 /// apart from broken JSON.
 pub(in crate::security) struct RawClaims(Map<String, Value>);
 
+impl fmt::Debug for RawClaims {
+    /// What else a token says is its bearer's business and stays out of logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawClaims").finish_non_exhaustive()
+    }
+}
+
 impl RawClaims {
     pub(in crate::security) fn parse(payload: &[u8]) -> Result<Self, TokenError> {
         json::object(payload).map(Self)
@@ -59,6 +68,11 @@ impl RawClaims {
     /// The token's own name (`jti`), for revocation.
     pub(in crate::security) fn token_id(&self) -> Result<Option<&str>, TokenError> {
         self.text("jti")
+    }
+
+    /// A claim that is a text.
+    pub(in crate::security) fn text_at(&self, claim: &ClaimPath) -> Option<&str> {
+        claim.find(&self.0).and_then(Value::as_str)
     }
 
     /// Which issuer the gateway had the caller from, in a token of the gateway.

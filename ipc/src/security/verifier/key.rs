@@ -30,6 +30,11 @@ pub struct VerificationKey {
 pub(in crate::security) struct KeyId([u8; 32]);
 
 impl KeyId {
+    /// To be hashed further, never to be shown.
+    pub(in crate::security) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     fn of(algorithm: Algorithm, key: &[u8]) -> Self {
         let mut hash = digest::Context::new(&digest::SHA256);
         hash.update(algorithm.name().as_bytes());

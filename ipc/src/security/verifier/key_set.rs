@@ -45,6 +45,11 @@ impl KeySet {
         self.keys.iter().any(|key| key.id() == id)
     }
 
+    /// Each key, with the set's generation.
+    pub(in crate::security) fn ids(&self) -> impl Iterator<Item = (u64, KeyId)> {
+        self.keys.iter().map(|key| (self.generation, key.id()))
+    }
+
     /// Whether `keys` are the same and have the same names, in whatever order.
     pub(in crate::security) fn is_same(&self, keys: &[VerificationKey]) -> bool {
         let is_here = |key: &VerificationKey| {

@@ -1,0 +1,266 @@
+//! Tickets and cookies: event streams for browsers, whose EventSource can send no header, and without
+//! a token in a URL.
+//!
+//! `POST /events/ticket` gives an authenticated caller a ticket: 256 random bits, good once and for
+//! 30 s, for the channels and the filter that it was asked for. `GET /events?ticket=…` opens the stream
+//! and sets a cookie ([`super::cookie`]) with which the browser may open this very URL again until the
+//! token ends: that is how EventSource reconnects, with `Last-Event-ID`. A used ticket alone is refused,
+//! and so is a cookie alone: it counts only beside its ticket, on this path.
+//!
+//! Whoever comes so is the subject of the token that asked for the ticket, in everything: rates, open
+//! calls, roles, revocation of the subject and of the token's id, the end of the token. Its rights are
+//! judged anew each time. Fails with UNAUTHENTICATED where ticket, cookie or token no longer hold, with
+//! PERMISSION_DENIED for a page that may not use the cookie, and with UNAVAILABLE while the store is
+//! away. Callers by certificate get no ticket: a certificate does not count for what pages ask for.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use intellirouter::events::MAX_PATTERNS;
+use serde::Deserialize;
+
+use super::pass::{Entry, Pass};
+use super::vault::{Key, Kind};
+use super::{Door, cookie};
+use crate::body::Body;
+use crate::events::filter::Wanted;
+use crate::events::{EventPlane, access, subscribe_refusal};
+use crate::layers::authenticate::Identity;
+use crate::layers::cors::Cors;
+use crate::reply::Reply;
+use crate::revocation::unix_seconds;
+use crate::runtime::Runtime;
+
+pub(super) const TICKET_LIFE: Duration = Duration::from_secs(30);
+/// How long who comes with a ticket waits for a store that is away. A browser takes a refusal for the
+/// last word.
+const READY_LIMIT: Duration = Duration::from_secs(2);
+/// The longest that a cookie may hold, for tokens that hardly end.
+pub(super) const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+/// Random bytes of a ticket and of a cookie.
+const SECRET_BYTES: usize = 32;
+/// Those in base64.
+const SECRET_TEXT: usize = 43;
+
+/// What a ticket is asked for with.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wish {
+    channels: Vec<String>,
+    #[serde(default, rename = "type")]
+    types: Vec<String>,
+    #[serde(default, rename = "where")]
+    conditions: Vec<String>,
+}
+
+/// Whether a request wants a stream by a ticket in its URL.
+pub(crate) fn is_by_ticket(method: &Method, uri: &Uri) -> bool {
+    *method == Method::GET
+        && matches!(uri.path(), "/events" | "/events/")
+        && pairs(uri).any(|(key, _)| key == "ticket")
+}
+
+fn pairs(
+    uri: &Uri,
+) -> impl Iterator<Item = (std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>)> {
+    url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())
+}
+
+fn secret() -> Result<String, Reply> {
+    let mut bytes = [0; SECRET_BYTES];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.map_err(|_| Reply::internal())?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+fn is_secret(text: &str) -> bool {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    text.len() == SECRET_TEXT && text.bytes().all(known)
+}
+
+/// The one ticket of a URL. What is no ticket is refused and not repeated: it may be a token.
+fn ticket(uri: &Uri) -> Result<String, Reply> {
+    let mut tickets = pairs(uri).filter(|(key, _)| key == "ticket");
+    match (tickets.next(), tickets.next()) {
+        (Some((_, ticket)), None) if is_secret(&ticket) => Ok(ticket.into_owned()),
+        _ => {
+            let expected = "expected one ticket of POST /events/ticket; a token belongs in the \
+                            authorization header";
+            Err(Reply::invalid("ticket", expected))
+        }
+    }
+}
+
+/// Answers `POST /events/ticket`.
+pub(in crate::events) async fn issue(
+    plane: &EventPlane,
+    caller: &Identity,
+    wish: &[u8],
+) -> Result<Response<Body>, Reply> {
+    let wish: Wish = serde_json::from_slice(wish).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let expected = "expected {\"channels\": […], \"type\": […], \"where\": […]}";
+        Reply::invalid("body", format!("{expected}; line {line}, column {column}"))
+    })?;
+    let pass = pass(plane, caller, wish)?;
+    let owner = plane.door.issued.owner(caller.issuer(), caller.subject());
+    plane.door.issued.count(owner)?;
+    let ticket = secret()?;
+    let key = Key::of(Kind::Ticket, &[&ticket]);
+    let place = (Kind::Ticket, &key);
+    plane
+        .door
+        .vault
+        .put(place, &pass, TICKET_LIFE, owner)
+        .await?;
+    let answer = serde_json::json!({
+        "ticket": ticket,
+        "url": format!("/events?ticket={ticket}"),
+        "expires_in": TICKET_LIFE.as_secs(),
+    });
+    let mut response = Response::new(Body::full(format!("{answer}\n")));
+    *response.status_mut() = StatusCode::CREATED;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+fn pass(plane: &EventPlane, caller: &Identity, wish: Wish) -> Result<Pass, Reply> {
+    if !(1..=MAX_PATTERNS).contains(&wish.channels.len()) {
+        let expected = format!("expected 1 to {MAX_PATTERNS} channels or patterns");
+        return Err(Reply::invalid("channels", expected));
+    }
+    let mut wanted = Wanted::default();
+    for name in &wish.types {
+        wanted.add_type(name)?;
+    }
+    for condition in &wish.conditions {
+        wanted.add_where(condition)?;
+    }
+    access::subscribe(
+        &plane.config.rules,
+        caller,
+        wish.channels.iter().map(String::as_str),
+    )?;
+    let word = caller.word().ok_or_else(|| {
+        let message = "a ticket needs a token: a certificate does not count for web pages";
+        Reply::denied("needs_token", message)
+    })?;
+    Ok(Pass {
+        word,
+        channels: wish.channels,
+        wanted,
+        origin: None,
+    })
+}
+
+/// Who comes with a ticket, or with a used one and its cookie.
+pub(crate) async fn enter(
+    runtime: &Runtime,
+    request: &mut Request<Body>,
+    now: SystemTime,
+) -> Result<Arc<Identity>, Reply> {
+    let headers = request.headers();
+    if headers.contains_key(AUTHORIZATION) {
+        let expected = "expected either a ticket or an authorization header";
+        return Err(Reply::invalid("ticket", expected));
+    }
+    let origin = origin(&runtime.cors, headers)?;
+    let ticket = ticket(request.uri())?;
+    // First: a ticket is not used up for a stream that can't be opened.
+    let ready = runtime.events.log.ready(READY_LIMIT).await;
+    ready.map_err(|error| subscribe_refusal(&error))?;
+    let entry = runtime.events.door.admit(headers, &ticket, origin, now);
+    let entry = entry.await?;
+    let identity = runtime.authenticate.by_word(entry.pass.word.clone(), now);
+    let identity = identity.await?;
+    request.extensions_mut().insert(entry);
+    Ok(identity)
+}
+
+impl Door {
+    async fn admit(
+        &self,
+        headers: &HeaderMap,
+        ticket: &str,
+        origin: Option<String>,
+        now: SystemTime,
+    ) -> Result<Entry, Reply> {
+        let unused = Key::of(Kind::Ticket, &[ticket]);
+        let name = cookie::name(&unused);
+        let foreign = origin.is_some();
+        if let Some(value) = cookie::find(headers, &name).filter(|value| is_secret(value)) {
+            let key = Key::of(Kind::Session, &[ticket, value]);
+            let pass = self.vault.get(Kind::Session, &key).await?;
+            let pass = pass.ok_or_else(void)?;
+            if pass.origin != origin {
+                return Err(wrong_origin());
+            }
+            let cookies = cookie::set(headers, &name, value, foreign);
+            return Ok(Entry { key, pass, cookies });
+        }
+        let pass = self.vault.take(Kind::Ticket, &unused).await?;
+        let mut pass = pass.ok_or_else(void)?;
+        pass.origin = origin;
+        let value = secret()?;
+        let key = Key::of(Kind::Session, &[ticket, &value]);
+        self.keep(&key, &pass, now).await?;
+        let cookies = cookie::set(headers, &name, &value, foreign);
+        Ok(Entry { key, pass, cookies })
+    }
+
+    /// Keeps what a cookie stands for until its token ends.
+    pub(super) async fn keep(&self, key: &Key, pass: &Pass, now: SystemTime) -> Result<(), Reply> {
+        let left = pass.word.expires.saturating_sub(unix_seconds(now));
+        let life = Duration::from_secs(left).min(LONGEST);
+        if life.is_zero() {
+            return Err(void());
+        }
+        let owner = self.issued.owner(&pass.word.issuer, &pass.word.subject);
+        self.vault
+            .put((Kind::Session, key), pass, life, owner)
+            .await
+    }
+}
+
+fn void() -> Reply {
+    Reply::unauthenticated(
+        "bad_ticket",
+        "the ticket was used, is too old or unknown; ask for a new one",
+    )
+}
+
+fn wrong_origin() -> Reply {
+    let message = "pages of this origin may not open streams with tickets; see [cors] origins";
+    Reply::denied("wrong_origin", message)
+}
+
+/// The origin of the page that asks, `None` for the gateway's own pages and for what is no page.
+/// Browsers send a cookie whoever's page asks; these headers no page can choose (Fetch Metadata).
+fn origin(cors: &Cors, headers: &HeaderMap) -> Result<Option<String>, Reply> {
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if site == Some(b"same-origin") {
+        return Ok(None);
+    }
+    match (headers.get(ORIGIN), site) {
+        (None, None) => Ok(None),
+        (Some(_), _) => {
+            let allowed = cors
+                .allowed(headers)
+                .and_then(|origin| origin.to_str().ok());
+            allowed
+                .map(|origin| Some(origin.to_owned()))
+                .ok_or_else(wrong_origin)
+        }
+        (None, Some(_)) => Err(wrong_origin()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
