@@ -8,6 +8,7 @@
 //! print it and exit 1.
 
 pub mod client;
+pub mod feed;
 pub mod journal;
 pub mod net;
 pub mod server;

@@ -172,6 +172,11 @@ impl Body {
         }
     }
 
+    /// Whether this is an event stream that carries itself.
+    pub(crate) fn is_events(&self) -> bool {
+        matches!(self.kind, Kind::Events(_))
+    }
+
     fn is_over(&self) -> bool {
         matches!(self.kind, Kind::Empty | Kind::Cut(_))
     }
@@ -290,6 +295,9 @@ impl Body {
     pub(crate) fn stalled(&mut self, reason: &'static str) {
         if let Kind::WebResponse(body) = &mut self.kind {
             return body.inner.stalled(reason);
+        }
+        if let Kind::Events(body) = &mut self.kind {
+            body.close("slow");
         }
         if let Some(record) = &mut self.record {
             record.gave_up(reason);

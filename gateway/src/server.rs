@@ -21,9 +21,11 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
 
 use self::addresses::{Addresses, Place};
 pub(crate) use self::http1::Http1Body;
+use self::http1::Served;
 use crate::gateway::Gateway;
 use crate::io::{Batched, StallGuard};
 use crate::layers::certificate::ClientCertificate;
@@ -170,27 +172,45 @@ impl Door<'_> {
 /// done after the gateway began to drain.
 pub(crate) async fn work(worker: Arc<Worker>, mut inbox: Inbox) {
     while let Some(arrived) = inbox.connections.recv().await {
-        let guard = OpenConnection::new(&worker.gateway, &inbox.open);
-        let worker = worker.clone();
+        let visit = Visit {
+            worker: worker.clone(),
+            peer: arrived.peer,
+            place: arrived.place,
+            _open: OpenConnection::new(&worker.gateway, &inbox.open),
+        };
         tokio::spawn(async move {
-            let _guard = guard;
-            let (peer, place) = (arrived.peer, arrived.place);
-            match connection(&worker, arrived.stream, peer).await {
-                Ok(None) => {}
-                Ok(Some(reason)) => {
-                    worker.gateway.telemetry.connection_closed(reason);
-                    if FLOODS.contains(&reason) {
-                        tracing::info!(%peer, reason, "connection closed");
-                        place.keep_for_flood();
-                    }
+            match connection(&visit.worker, arrived.stream, visit.peer).await {
+                Ok(Served::Closed(reason)) => visit.ended(reason),
+                // A task of its own, so that nothing is kept of what came before.
+                Ok(Served::Follows(follow)) => {
+                    tokio::spawn(async move { visit.ended(follow.await) });
                 }
-                Err(error) => tracing::debug!(%peer, %error, "connection failed"),
+                Err(error) => tracing::debug!(peer = %visit.peer, %error, "connection failed"),
             }
         });
     }
     // The accept loop is gone: the gateway drains.
     while inbox.open.load(Ordering::Relaxed) > 0 {
         worker.gateway.closed.notified().await;
+    }
+}
+
+/// A connection from its arrival to its end.
+struct Visit {
+    worker: Arc<Worker>,
+    peer: SocketAddr,
+    place: Place,
+    _open: OpenConnection,
+}
+
+impl Visit {
+    fn ended(self, reason: Option<&'static str>) {
+        let Some(reason) = reason else { return };
+        self.worker.gateway.telemetry.connection_closed(reason);
+        if FLOODS.contains(&reason) {
+            tracing::info!(peer = %self.peer, reason, "connection closed");
+            self.place.keep_for_flood();
+        }
     }
 }
 
@@ -218,12 +238,15 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Serves one connection; tells why the gateway closed it, if it did.
+/// What TLS is spoken over.
+type Socket = Batched<StallGuard<TcpStream>>;
+
+/// Serves one connection until it is closed or becomes an event stream.
 async fn connection(
     worker: &Arc<Worker>,
     stream: std::net::TcpStream,
     peer: SocketAddr,
-) -> io::Result<Option<&'static str>> {
+) -> io::Result<Served<TlsStream<Socket>>> {
     let serving = worker.serving();
     let limits = &serving.runtime.config.limits;
     stream.set_nodelay(true)?;
@@ -234,16 +257,16 @@ async fn connection(
     let handshake = tokio::select! {
         handshake = tokio::time::timeout(limits.handshake_timeout, serving.runtime.tls().accept(stream)) => handshake,
         // Nobody has asked for anything yet.
-        () = worker.gateway.drain.cancelled() => return Ok(None),
+        () = worker.gateway.drain.cancelled() => return Ok(Served::Closed(None)),
     };
     let stream = match handshake {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(%peer, %error, "handshake failed");
             worker.gateway.telemetry.transport.handshake_failed(&error);
-            return Ok(Some("handshake_failed"));
+            return Ok(Served::Closed(Some("handshake_failed")));
         }
-        Err(_) => return Ok(Some("handshake_timeout")),
+        Err(_) => return Ok(Served::Closed(Some("handshake_timeout"))),
     };
     let limits = limits.clone();
     // A connection must not keep a generation of the configuration.
@@ -254,7 +277,7 @@ async fn connection(
         certificate: ClientCertificate::new(session.peer_certificates()),
     });
     Ok(if session.alpn_protocol() == Some(b"h2") {
-        http2::serve(worker, &limits, stream, client).await
+        Served::Closed(http2::serve(worker, &limits, stream, client).await)
     } else {
         http1::serve(worker, &limits, stream, client).await
     })

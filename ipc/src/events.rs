@@ -23,6 +23,7 @@ mod ring;
 mod settings;
 mod subscription;
 mod typed;
+mod wakeups;
 
 pub(crate) use channel::shown;
 pub use channel::{CHANNEL_PREFIX, ChannelName, MAX_SEGMENT_BYTES};

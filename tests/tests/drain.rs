@@ -103,8 +103,9 @@ async fn a_stopping_gateway_ends_its_own_streams_with_unavailable_and_exits() {
     assert_eq!(code, Some(0), "{}", gateway.process.output());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_behind_with_its_events_hears_the_rest_of_the_one_begun_and_why_it_ends() {
+/// Of a stream whose client gives no credit: what it gets when the gateway stops
+/// and it reads on.
+async fn stopped_while_behind(payload: &str, times: usize) {
     let mut events = Events::new("");
     let mut client = Connection::open(events.gateway.port, &events.gateway.ca).await;
     let request = Request::get(events.gateway.url(&Events::path(PATTERN)))
@@ -114,10 +115,8 @@ async fn who_is_behind_with_its_events_hears_the_rest_of_the_one_begun_and_why_i
     let mut call = client.begin(request, true).await;
     let mut body = call.head().await.into_body();
     let open = in_time("ir.open", body.data()).await.unwrap().unwrap();
-    // The stream has room for a third of the first one, and gets no credit.
-    let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(200_000));
-    for _ in 0..3 {
-        events.publish(&payload);
+    for _ in 0..times {
+        events.publish(payload);
     }
     let mut text = open.to_vec();
     while text.len() < 65_535 {
@@ -133,14 +132,24 @@ async fn who_is_behind_with_its_events_hears_the_rest_of_the_one_begun_and_why_i
     text.extend(rest);
     let text = String::from_utf8(text).unwrap();
     let frames: Vec<&str> = text.split_terminator("\n\n").collect();
-    let [_, event, end] = frames[..] else {
-        panic!("an opening, an event, an end: {} frames", frames.len());
+    let [_, ref said @ .., end] = frames[..] else {
+        panic!("an opening, events, an end: {} frames", frames.len());
     };
-    assert!(event.ends_with(&payload), "{} bytes", event.len());
+    let whole = said.iter().all(|event| event.ends_with(payload));
+    assert!(whole && !said.is_empty(), "{} frames", frames.len());
     assert!(end.contains("event: ir.error"), "{end}");
     assert!(end.contains("draining"), "{end}");
     drop(client);
     assert_eq!(events.gateway.process.wait().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_behind_with_its_events_hears_the_rest_of_the_one_begun_and_why_it_ends() {
+    // The stream has room for 65,535 bytes.
+    let of = |size| format!(r#"{{"text":"{}"}}"#, "x".repeat(size));
+    stopped_while_behind(&of(200_000), 3).await;
+    // So little is left over that the last word is read on too.
+    stopped_while_behind(&of(65_600), 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

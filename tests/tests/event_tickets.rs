@@ -512,6 +512,94 @@ fn without_the_store_tickets_are_unavailable_and_come_back_with_it() {
     }
 }
 
+/// How many keys of the Redis begin so.
+fn keys(redis: &Redis, kind: &str) -> usize {
+    let pattern = format!("{{intellirouter}}:{kind}:*");
+    redis
+        .cli(&["--scan", "--pattern", &pattern])
+        .lines()
+        .count()
+}
+
+#[test]
+fn a_redis_keeps_the_newest_256_of_one_subject_and_its_open_streams_go_on() {
+    const MOST: usize = 256;
+    let redis = Redis::start();
+    let config = over(&redis);
+    let events = Events::with(&config);
+    let gateways = [&events.gateway, &events.sibling(&config)];
+    let bob = events.bearer(&Token::new("bob", &["tester"]));
+    let bobs = ticket(gateways[0], &bob);
+    let (_bob, bobs_cookie) = open(gateways[0], &bobs, &[]);
+
+    let oldest = ticket(gateways[0], &events.header);
+    let (sse, oldest_cookie) = open(gateways[0], &oldest, &[]);
+    let second = ticket(gateways[1], &events.header);
+    let (_second, second_cookie) = open(gateways[1], &second, &[]);
+    let tickets: Vec<String> = (2..MOST)
+        .map(|n| ticket(gateways[n % 2], &events.header))
+        .collect();
+    // Used tickets take no place, so the first is still there.
+    let (again, _) = open(gateways[1], &oldest, &[&back(&oldest_cookie)]);
+    drop(again);
+    assert_eq!(keys(&redis, "ticket") + keys(&redis, "session"), MOST + 1);
+
+    let newest = ticket(gateways[1], &events.header);
+    assert_eq!(keys(&redis, "ticket") + keys(&redis, "session"), MOST + 1);
+    assert_eq!(keys(&redis, "sessions"), 2);
+    let refusal = refused(gateways[0], &oldest, &[&back(&oldest_cookie)]);
+    assert_eq!(refusal, bad_ticket());
+    events.publish(r#"{"n":1}"#);
+    sse_frame(&sse, r#"data: {"n":1}"#);
+    // Nothing else is gone, least of all another's.
+    for (ticket, cookie) in [(&second, &second_cookie), (&bobs, &bobs_cookie)] {
+        drop(open(gateways[0], ticket, &[&back(cookie)]));
+    }
+    for ticket in [&tickets[0], &newest] {
+        drop(open(gateways[0], ticket, &[]));
+    }
+}
+
+#[test]
+fn what_a_redis_keeps_of_a_subject_ends_with_the_last_of_its_tickets_and_cookies() {
+    let redis = Redis::start();
+    let events = Events::with(&over(&redis));
+    let life = || {
+        let pattern = "{intellirouter}:sessions:*";
+        let all = redis.cli(&["--scan", "--pattern", pattern]);
+        let life = redis.cli(&["PTTL", all.trim()]);
+        life.trim().parse::<i64>().unwrap()
+    };
+    let first = ticket(&events.gateway, &events.header);
+    assert!((1..=30_000).contains(&life()), "{}", life());
+    let (_sse, _) = open(&events.gateway, &first, &[]);
+    assert!((30_001..=3_600_000).contains(&life()), "{}", life());
+    ticket(&events.gateway, &events.header);
+    assert!(life() > 30_000, "{}", life());
+}
+
+#[test]
+fn a_wish_of_more_than_4_kib_is_refused_by_that_limit() {
+    let events = embedded();
+    let channels = |count: usize| -> Vec<String> {
+        (0..count)
+            .map(|n| format!("intellirouter:chain_engine:{}{n:02}:*", "x".repeat(60)))
+            .collect()
+    };
+    let answer = ask(
+        &events.gateway,
+        &events.header,
+        &serde_json::json!({"channels": channels(64)}),
+    );
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert!(answer.text().contains("4 KiB"), "{}", answer.text());
+    ticket_for(
+        &events.gateway,
+        &events.header,
+        &serde_json::json!({"channels": channels(32)}),
+    );
+}
+
 /// Chromium with a page that follows [`PATTERN`] by a ticket, connected when
 /// this returns, through a relay.
 struct Page {

@@ -135,6 +135,41 @@ fn events_arrive_in_the_order_published_and_each_once() {
 }
 
 #[test]
+fn who_comes_back_gets_all_that_is_retained_however_much_that_is() {
+    // A reader that is further behind than this while it is connected is closed.
+    let events = Events::new("lag_bytes = 1048576");
+    let first = events.sse();
+    let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(500_000));
+    events.publish(&payload);
+    let id = field(&sse_frame(&first, "event: chain_execution_completed"), "id").to_owned();
+    drop(first);
+    for _ in 0..10 {
+        events.publish(&payload);
+    }
+    events.publish(r#"{"last":true}"#);
+    // On its own channel, and on one that was silent meanwhile.
+    let silent = "intellirouter:chain_engine:router_core:chain_step_completed";
+    for channel in [PATTERN, silent] {
+        let path = format!("{}&last_event_id={id}", Events::path(channel));
+        let again = events.curl_with("text/event-stream", &events.header, &path);
+        if channel == silent {
+            let event = events.post(silent, r#"{"last":true}"#);
+            assert_eq!(event.status, 202, "{}", event.text());
+        }
+        let mut got = 0;
+        again.line("the last event", |line| {
+            assert!(
+                !line.contains("ir.error") && !line.contains("ir.gap"),
+                "{line}"
+            );
+            got += usize::from(line.starts_with("event: chain_"));
+            line.contains(r#"{"last":true}"#).then_some(())
+        });
+        assert_eq!(got, if channel == PATTERN { 11 } else { 1 }, "{channel}");
+    }
+}
+
+#[test]
 fn a_stream_begins_with_ir_open_and_tells_proxies_to_keep_off() {
     let events = Events::new("");
     let accept = ["-H", "accept: text/event-stream", "--dump-header", "-"];

@@ -66,11 +66,9 @@ impl EventService for EventApi {
             .await
             .map_err(|error| subscribe_refusal(&error).grpc())?;
         let filter = self.plane.door.groups.filter(wanted);
-        let events = EventStream::new(self.plane.clone(), subscription, call, filter, None);
-        let messages = stream::unfold(events, |mut events| async move {
-            let signal = events.next().await?;
-            Some((stream::iter(messages(signal)), events))
-        });
+        let mut events = EventStream::new(self.plane.clone(), subscription, call, filter, None);
+        let signals = stream::poll_fn(move |cx| events.poll_next(cx));
+        let messages = signals.map(|signal| stream::iter(messages(signal)));
         Ok(Response::new(Box::pin(messages.flatten())))
     }
 

@@ -1,13 +1,11 @@
 //! `GET /events?channel=…` and `POST /events/{channel}`, `/events/renew` and
 //! `/events/ticket`: no channel has a name of one word.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, StreamExt as _};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -18,7 +16,7 @@ use tonic::Code;
 use super::door::{self, Entry};
 use super::filter::Wanted;
 use super::frames::Format;
-use super::stream::{Closed, EventStream};
+use super::stream::EventStream;
 use super::{EventPlane, access, publish_refusal, subscribe_refusal, too_large};
 use crate::body::{Body, Kind};
 use crate::calls::OpenCall;
@@ -31,38 +29,26 @@ const PAYLOAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest body of a ticket or a renewal.
 const SMALL_BODY: usize = 64 * 1024;
 
-/// The body of an event stream. Holds one encoded batch at most.
+/// The body of an event stream. Holds nothing that was encoded.
 pub(crate) struct EventBody {
-    frames: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
-    closed: Closed,
-    frame_end: &'static [u8],
+    stream: EventStream,
+    format: Format,
 }
 
 impl EventBody {
-    pub(crate) fn new(
-        frames: impl Stream<Item = Bytes> + Send + 'static,
-        closed: Closed,
-        frame_end: &'static [u8],
-    ) -> Self {
-        Self {
-            frames: Box::pin(frames),
-            closed,
-            frame_end,
-        }
-    }
-
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        self.frames.poll_next_unpin(cx)
+        let signal = ready!(self.stream.poll_next(cx));
+        Poll::Ready(signal.map(|signal| self.format.encode(&signal)))
     }
 
     /// What ends each of its frames, and stands nowhere else in them.
     pub(crate) fn frame_end(&self) -> &'static [u8] {
-        self.frame_end
+        self.format.frame_end()
     }
 
     /// Says why the stream ends, unless that is settled; tells whether it was not.
-    pub(crate) fn close(&self, reason: &'static str) -> bool {
-        self.closed.set(reason).is_ok()
+    pub(crate) fn close(&mut self, reason: &'static str) -> bool {
+        self.stream.close(reason)
     }
 }
 
@@ -149,12 +135,7 @@ async fn subscribe(
     let (cookies, session) = entry.map(Entry::into_parts).unzip();
     let filter = plane.door.groups.filter(query.wanted);
     let stream = EventStream::new(plane.clone(), subscription, call.clone(), filter, session);
-    let closed = stream.closed();
-    let frames = futures_util::stream::unfold(stream, move |mut stream| async move {
-        let signal = stream.next().await?;
-        Some((format.encode(&signal), stream))
-    });
-    let body = EventBody::new(frames, closed, format.frame_end());
+    let body = EventBody { stream, format };
     let mut response = Response::new(Body::new(Kind::Events(Box::new(body))));
     let headers = response.headers_mut();
     headers.insert(

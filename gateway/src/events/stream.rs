@@ -1,15 +1,22 @@
 //! The life of one event stream, whatever carries it.
 //!
-//! One function, one `select`: drain, end of the token and a warning before
-//! it, a new token, heartbeat, position, next events. A client that goes away drops the stream. The reader's own
-//! pace is its flow control: nothing is taken from the log before the
+//! One function that looks, in this order, for a cut, the drain, a new token, the end of the token
+//! and a warning before it, next events, position, heartbeat. A client that goes away drops the
+//! stream. The reader's own pace is its flow control: nothing is taken from the log before the
 //! connection has room.
+//!
+//! It is polled twice for every event and subscriber, so it holds one timer, which events don't touch
+//! (when it fires too early it is set anew), and the second time it looks for events alone.
 
+use std::future::Future as _;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use intellirouter::events::{Entry, LogSubscription, Position};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::EventPlane;
 use super::door::{Registered, Session};
@@ -94,14 +101,20 @@ pub(super) struct EventStream {
     filter: Filter,
     registered: Registered,
     token: TokenEnd,
-    heartbeat: Interval,
-    position: Interval,
+    /// When the next heartbeat and position are due, if nothing else is said before.
+    heartbeat: Instant,
+    position: Instant,
+    /// Fires when any of these is due, or the token's time; or before.
+    timer: Pin<Box<Sleep>>,
+    drained: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Whom all but events wakes, as of the last look at it.
+    waker: Option<Waker>,
+    /// The last poll has looked at everything, and there was nothing but events.
+    looked: bool,
     stage: Stage,
-    closed: Closed,
+    /// Why it ended, for the metrics; the first reason counts.
+    closed: OnceLock<&'static str>,
 }
-
-/// Why a stream ended, for the metrics; the first reason counts.
-pub(super) type Closed = Arc<OnceLock<&'static str>>;
 
 enum Stage {
     Fresh,
@@ -118,78 +131,143 @@ impl EventStream {
         session: Option<Session>,
     ) -> Self {
         plane.telemetry.event_streams.inc();
-        let every = |period| {
-            let mut interval = interval_at(Instant::now() + period, period);
-            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            interval
-        };
+        let now = Instant::now();
         Self {
-            heartbeat: every(plane.config.heartbeat),
-            position: every(POSITION_EVERY),
+            heartbeat: now + plane.config.heartbeat,
+            position: now + POSITION_EVERY,
+            // At once, and is set then.
+            timer: Box::pin(tokio::time::sleep_until(now)),
+            drained: Box::pin(plane.drain.clone().cancelled_owned()),
             filter,
             registered: plane.door.streams.register(&call, session),
             token: TokenEnd::of(&call),
             plane,
             subscription,
             call,
+            waker: None,
+            looked: false,
             stage: Stage::Fresh,
-            closed: Closed::default(),
+            closed: OnceLock::new(),
         }
     }
 
-    /// Where whoever carries the stream can say why it ends.
-    pub(super) fn closed(&self) -> Closed {
-        self.closed.clone()
+    /// Says why the stream ends, unless that is settled; tells whether it was not.
+    pub(super) fn close(&mut self, reason: &'static str) -> bool {
+        // So that nothing else is said before it.
+        self.looked = false;
+        self.closed.set(reason).is_ok()
     }
 
-    pub(super) async fn next(&mut self) -> Option<Signal> {
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Signal>> {
         match self.stage {
-            Stage::Over => return None,
+            Stage::Over => return Poll::Ready(None),
             Stage::Fresh => {
                 self.stage = Stage::Live;
-                return Some(Signal::Open {
+                return Poll::Ready(Some(Signal::Open {
                     position: self.subscription.start(),
                     stream: self.registered.id(),
-                });
+                }));
             }
             Stage::Live => {}
         }
-        let mut entries = Vec::new();
+        self.poll_live(cx).map(Some)
+    }
+
+    fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<Signal> {
+        // Whatever else has come since then has woken this task, which will look again.
+        if std::mem::take(&mut self.looked) && self.wakes(cx) {
+            let entries = ready!(self.poll_entries(cx));
+            return Poll::Ready(Signal::Entries(entries));
+        }
         loop {
             if self.subscription.lag_bytes() > self.plane.config.lag_bytes {
-                return Some(self.end(End::Slow));
+                return Poll::Ready(self.end(End::Slow));
             }
-            tokio::select! {
-                biased;
-                cut = std::future::poll_fn(|cx| self.call.poll_cut(cx)) => {
-                    return Some(self.end(End::Cut(cut)));
-                }
-                () = self.plane.drain.cancelled() => {
-                    return Some(self.end(End::Cut(Cut::Draining)));
-                }
-                () = self.registered.renewed() => self.token = TokenEnd::of(&self.call),
-                () = tokio::time::sleep_until(self.token.next()) => {
-                    if self.token.warned {
-                        return Some(self.end(End::Cut(Cut::TokenExpired)));
-                    }
-                    self.token.warned = true;
-                    let stream = self.registered.id();
-                    return Some(Signal::Expiring { at: self.token.at, stream });
-                }
-                () = self.subscription.next_batch(&mut entries) => {
-                    self.filter.sift(&mut entries);
-                    if !entries.is_empty() {
-                        self.heartbeat.reset();
-                        self.position.reset();
-                        return Some(Signal::Entries(entries));
-                    }
-                }
-                _ = self.position.tick() => {
-                    return Some(Signal::Position(self.subscription.position()));
-                }
-                _ = self.heartbeat.tick() => return Some(Signal::Heartbeat),
+            if let Poll::Ready(cut) = self.call.poll_cut(cx) {
+                return Poll::Ready(self.end(End::Cut(cut)));
             }
+            if self.drained.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(self.end(End::Cut(Cut::Draining)));
+            }
+            if self.registered.poll_renewed(cx).is_ready() {
+                self.token = TokenEnd::of(&self.call);
+                self.set_timer();
+            }
+            // Stays due until it is set anew.
+            let due = self.timer.as_mut().poll(cx).is_ready();
+            if due && let Some(signal) = self.token_signal() {
+                return Poll::Ready(signal);
+            }
+            if let Poll::Ready(entries) = self.poll_entries(cx) {
+                if !due && !self.wakes(cx) {
+                    self.waker = Some(cx.waker().clone());
+                }
+                self.looked = !due;
+                return Poll::Ready(Signal::Entries(entries));
+            }
+            if !due {
+                return Poll::Pending;
+            }
+            if let Some(signal) = self.quiet_signal() {
+                return Poll::Ready(signal);
+            }
+            self.set_timer();
         }
+    }
+
+    fn wakes(&self, cx: &Context<'_>) -> bool {
+        let waker = self.waker.as_ref();
+        waker.is_some_and(|waker| waker.will_wake(cx.waker()))
+    }
+
+    fn set_timer(&mut self) {
+        let due = self.token.next().min(self.heartbeat).min(self.position);
+        self.timer.as_mut().reset(due);
+    }
+
+    /// What is due for the token.
+    fn token_signal(&mut self) -> Option<Signal> {
+        if Instant::now() < self.token.next() {
+            return None;
+        }
+        if self.token.warned {
+            return Some(self.end(End::Cut(Cut::TokenExpired)));
+        }
+        self.token.warned = true;
+        let stream = self.registered.id();
+        Some(Signal::Expiring {
+            at: self.token.at,
+            stream,
+        })
+    }
+
+    /// What is due because nothing else was said.
+    fn quiet_signal(&mut self) -> Option<Signal> {
+        let now = Instant::now();
+        if now >= self.position {
+            self.position = now + POSITION_EVERY;
+            return Some(Signal::Position(self.subscription.position()));
+        }
+        if now >= self.heartbeat {
+            self.heartbeat = now + self.plane.config.heartbeat;
+            return Some(Signal::Heartbeat);
+        }
+        None
+    }
+
+    fn poll_entries(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Entry>> {
+        let mut entries = Vec::new();
+        ready!(self.subscription.poll_batch(cx, &mut entries));
+        self.filter.sift(&mut entries);
+        if entries.is_empty() {
+            // Others run between batches that nobody wanted.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        self.heartbeat = now + self.plane.config.heartbeat;
+        self.position = now + POSITION_EVERY;
+        Poll::Ready(entries)
     }
 
     fn end(&mut self, end: End) -> Signal {
@@ -198,7 +276,7 @@ impl EventStream {
             // Whoever carries the stream counts it as such.
             self.call.cut(cut);
         }
-        let _ = self.closed.set(end.reason());
+        self.close(end.reason());
         Signal::End(end)
     }
 }

@@ -1,13 +1,12 @@
 //! Over real HTTP/2 streams in memory: one that a relay reads, one that it
 //! writes.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::{StreamExt as _, stream};
 use h2::Reason;
 use h2::server::SendResponse;
 use http::{Request, Response};
@@ -17,8 +16,6 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::body::Kind;
-use crate::calls::Cut;
-use crate::events::EventBody;
 use crate::layers::grpc_web::{self, Encoding};
 use crate::test_util::{
     backend, call_record, config, flow, grpc_head, receive, send_all, settle, status,
@@ -245,52 +242,6 @@ async fn a_receiver_that_takes_a_little_now_and_then_is_not_stalled() {
     }
     relayed.await.unwrap().unwrap();
     assert_eq!(taken, 100);
-}
-
-/// A stream of events of which two wait when it is cut; its last word comes
-/// after the cut, or waits with them.
-async fn cut_events(word_waits: bool) -> String {
-    let closed = Arc::new(OnceLock::new());
-    let last_word = {
-        let closed = closed.clone();
-        std::future::poll_fn(move |_| match closed.get() {
-            Some(_) => Poll::Ready(Bytes::from_static(b"why\n\n")),
-            None => Poll::Pending,
-        })
-    };
-    if word_waits {
-        closed.set("draining").unwrap();
-    }
-    let events = ["a".repeat(100), "b".repeat(100)].map(|text| Bytes::from(text + "\n\n"));
-    let frames = stream::iter(events).chain(stream::once(last_word));
-    let record = call_record();
-    let call = record.call().clone();
-    call.streams(Vec::new());
-    let events = EventBody::new(frames, closed, b"\n\n");
-    let body = Body::new(Kind::Events(Box::new(events))).recorded(record);
-    let mut sink = flow(10).await;
-    let relayed = tokio::spawn(async move { relay(body, &mut sink.send).await });
-    let first = sink.recv.data().await.unwrap().unwrap();
-    call.cut(Cut::Draining);
-    settle().await;
-    sink.recv
-        .flow_control()
-        .release_capacity(first.len())
-        .unwrap();
-    let (rest, _) = receive(&mut sink.recv).await.unwrap();
-    relayed.await.unwrap().unwrap();
-    String::from_utf8([first.to_vec(), rest.concat()].concat()).unwrap()
-}
-
-#[tokio::test]
-async fn a_stream_of_events_that_is_cut_ends_the_one_begun_and_says_why() {
-    let begun = "a".repeat(100);
-    assert_eq!(cut_events(false).await, begun + "\n\nwhy\n\n");
-}
-
-#[tokio::test]
-async fn a_last_word_that_waits_already_is_not_left_out() {
-    assert!(cut_events(true).await.ends_with("\n\nwhy\n\n"));
 }
 
 /// The answer of a backend that sends 50,000 bytes of one large message, and

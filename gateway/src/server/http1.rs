@@ -4,7 +4,7 @@
 //! handshake timeout for the headers to arrive, [`Http1Body`]'s for the body;
 //! one request at a time. A client that closes its connection drops the call,
 //! which cancels upstream; one that reads nothing holds up the end of no call
-//! ([`answer`]).
+//! ([`read_on`]). An event stream leaves hyper when its head is sent ([`Follow`]).
 //!
 //! A request that two readers could read in two ways is refused, and nothing
 //! that comes after it on its connection is read: hyper refuses what is not
@@ -13,15 +13,18 @@
 //! lengths hyper reads it as chunked and closes (RFC 9112, 6.1). Backends never
 //! see HTTP/1.1.
 
-mod answer;
 mod body;
+mod follow;
+mod leave;
+mod read_on;
 
 use std::convert::Infallible;
 use std::future::Future as _;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
@@ -29,8 +32,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use self::answer::Writing;
 pub(crate) use self::body::Http1Body;
+use self::follow::Follow;
+use self::leave::{Answer, Door, Doorway};
+use self::read_on::Writing;
 use crate::body::{Body, Kind};
 use crate::config::LimitsConfig;
 use crate::io::Verdict;
@@ -39,54 +44,82 @@ use crate::reply::Reply;
 use crate::server::Client;
 use crate::worker::Worker;
 
-/// Serves one connection; tells why the gateway closed it, if it did.
-pub(crate) async fn serve<T>(
+/// What has become of a connection.
+pub(super) enum Served<T> {
+    /// It is closed; by the gateway, if there is a reason.
+    Closed(Option<&'static str>),
+    Follows(Follow<T>),
+}
+
+/// Serves one connection until it is closed or becomes an event stream.
+pub(super) async fn serve<T>(
     worker: &Arc<Worker>,
     limits: &LimitsConfig,
     io: T,
     client: Arc<Client>,
-) -> Option<&'static str>
+) -> Served<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let verdict = Verdict::default();
+    let door = Arc::new(Door::default());
     let writing = Writing::default();
     let stall_timeout = limits.stall_timeout;
     let service = service_fn(|request: Request<Incoming>| {
         let (worker, client, verdict) = (worker.clone(), client.clone(), verdict.clone());
-        let writing = writing.clone();
+        let (door, writing) = (door.clone(), writing.clone());
         async move {
+            // Those of before have no chunks.
+            let chunked = request.version() == Version::HTTP_11;
             let answer = answer(&worker, &client, request, stall_timeout, verdict).await;
-            Ok::<_, Infallible>(answer.map(|body| writing.answer(body)))
+            Ok::<_, Infallible>(match chunked && answer.body().is_events() {
+                true => door.keep(answer),
+                false => answer.map(|body| Answer::Whole(writing.answer(body))),
+            })
         }
     });
     // hyper's least is 8 KiB.
     let buffer = (limits.header_bytes as usize).max(8192);
-    let connection = hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.handshake_timeout)
         .max_buf_size(buffer)
-        .serve_connection(TokioIo::new(io), service);
-    let mut connection = std::pin::pin!(connection);
-    let mut draining = std::pin::pin!(worker.gateway.drain.cancelled().fuse());
-    let served = std::future::poll_fn(|cx| {
-        if draining.as_mut().poll(cx).is_ready() {
-            connection.as_mut().graceful_shutdown();
+        .serve_connection(TokioIo::new(Doorway::new(io, door.clone())), service);
+    let mut draining = pin!(worker.gateway.drain.cancelled());
+    let mut drains = false;
+    let next = std::future::poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(served) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(Next::Over(served));
+            }
+            if let Some(body) = door.take() {
+                return Poll::Ready(Next::Leave(body));
+            }
+            if drains || draining.as_mut().poll(cx).is_pending() {
+                writing.read_on(cx);
+                return Poll::Pending;
+            }
+            drains = true;
+            Pin::new(&mut connection).graceful_shutdown();
         }
-        let served = connection.as_mut().poll(cx);
-        if served.is_pending() {
-            writing.read_on(cx);
+    });
+    Served::Closed(match next.await {
+        Next::Leave(body) => {
+            let io = connection.into_parts().io.into_inner().io;
+            return Served::Follows(Follow::new(io, body));
         }
-        served
-    })
-    .await;
-    match served {
         _ if verdict.get().is_some() => verdict.get(),
-        Ok(()) => None,
-        Err(error) if error.is_timeout() => Some("header_timeout"),
-        Err(error) if error.is_parse() => Some("bad_http1"),
-        Err(error) => io_error(&error).and_then(super::stalled),
-    }
+        Next::Over(Ok(())) => None,
+        Next::Over(Err(error)) if error.is_timeout() => Some("header_timeout"),
+        Next::Over(Err(error)) if error.is_parse() => Some("bad_http1"),
+        Next::Over(Err(error)) => io_error(&error).and_then(super::stalled),
+    })
+}
+
+/// How hyper's part in a connection ends.
+enum Next {
+    Over(hyper::Result<()>),
+    Leave(Body),
 }
 
 async fn answer(

@@ -34,7 +34,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::body::{Body, BodyError};
 use crate::config::LimitsConfig;
-use crate::io::{FrameGuard, Verdict};
+use crate::io::{FrameGuard, Gathered, Hold, Verdict};
 use crate::layers::given_up::GivenUp;
 use crate::pipeline;
 use crate::relay::{Relay, RelayError};
@@ -74,6 +74,7 @@ where
             GIVEN_UP_PER_SECOND,
         ),
     });
+    let hold = Hold::default();
     let handshake = Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(whole_window(limits.streams_per_connection))
@@ -81,7 +82,7 @@ where
         .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.header_bytes)
         .max_pending_accept_reset_streams(RESETS_UNSEEN)
-        .handshake::<_, Bytes>(io);
+        .handshake::<_, Bytes>(Gathered::new(io, hold.clone()));
     let mut connection = match tokio::time::timeout(limits.handshake_timeout, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(_)) => return Some("bad_preface"),
@@ -103,7 +104,7 @@ where
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            if let Poll::Ready(accepted) = connection.poll_accept(cx) {
+            if let Poll::Ready(accepted) = poll_accept(&mut connection, &hold, cx) {
                 return Poll::Ready(Next::Accepted(accepted));
             }
             begun = 0;
@@ -140,6 +141,25 @@ where
         }
     }
 }
+
+/// Drives the connection, and has it write all that its streams have to say at once.
+fn poll_accept<T>(
+    connection: &mut h2::server::Connection<T, Bytes>,
+    hold: &Hold,
+    cx: &mut Context<'_>,
+) -> Poll<Accepted>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    hold.on();
+    let accepted = connection.poll_accept(cx);
+    if hold.off() && accepted.is_pending() {
+        return connection.poll_accept(cx);
+    }
+    accepted
+}
+
+type Accepted = Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>;
 
 /// What a connection does next.
 enum Next<A> {
@@ -221,12 +241,12 @@ async fn stream(
         return client.gave_up(began);
     };
     let is_grpc = is_grpc(&response);
-    let (head, mut body) = response.into_parts();
+    let (head, body) = response.into_parts();
     let ends = body.is_end_stream();
     let head_status = head.headers.get("grpc-status").filter(|_| ends);
     let timed_out = head_status.is_some_and(|status| status == "4");
     let sent = respond.send_response(Response::from_parts(head, ()), ends);
-    let Ok(mut send) = sent else { return };
+    let Ok(send) = sent else { return };
     if ends {
         // A deadline of a moment is a reset by another name.
         if timed_out {
@@ -234,6 +254,16 @@ async fn stream(
         }
         return;
     }
+    if body.is_events() {
+        // A task of its own, so that nothing is kept of how the call began.
+        tokio::spawn(async move { carry(&client, body, send, is_grpc).await });
+    } else {
+        carry(&client, body, send, is_grpc).await;
+    }
+}
+
+/// Sends the body of an answer whose head is sent.
+async fn carry(client: &Peer, mut body: Body, mut send: SendStream<Bytes>, is_grpc: bool) {
     let mut relay = Relay::default();
     let mut patience = Patience::new(client.idle_timeout);
     let relayed = std::future::poll_fn(|cx| match relay.poll(cx, &mut body, &mut send) {

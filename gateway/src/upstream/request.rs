@@ -23,8 +23,6 @@ const ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 /// See the module's comment.
 pub(super) struct Outgoing {
     path: PathAndQuery,
-    /// Whose it is, if that is known; until it is sent.
-    caller: Option<Caller>,
     sent: Sent,
     /// `None` if the request has no body.
     upload: Option<Upload>,
@@ -32,8 +30,8 @@ pub(super) struct Outgoing {
 
 /// How much of a request was sent, to any backend.
 enum Sent {
-    /// Nothing: these are its headers.
-    Nothing(HeaderMap),
+    /// Nothing: these are its headers, and whose it is, if that is known.
+    Nothing(HeaderMap, Option<Caller>),
     /// What is kept, while another try may follow.
     Something(Option<Replay>),
 }
@@ -56,8 +54,7 @@ impl Outgoing {
         });
         Self {
             path: path.unwrap_or(PathAndQuery::from_static("/")),
-            caller,
-            sent: Sent::Nothing(head.headers),
+            sent: Sent::Nothing(head.headers, caller),
             upload,
         }
     }
@@ -74,10 +71,10 @@ impl Outgoing {
     /// The head for the next try, `made` having come before; the body begins
     /// anew. From the first one on up to `most` bytes are kept, in `room`.
     pub(super) fn next(&mut self, made: u32, most: usize, room: &Arc<Room>) -> Option<Parts> {
-        if let Sent::Nothing(headers) = &self.sent {
-            let kept = Replay::begin(headers, most, room, self.caller.take());
+        if let Sent::Nothing(headers, caller) = &mut self.sent {
+            let kept = Replay::begin(headers, most, room, caller.take());
             let kept = Sent::Something(kept);
-            if let Sent::Nothing(headers) = std::mem::replace(&mut self.sent, kept) {
+            if let Sent::Nothing(headers, _) = std::mem::replace(&mut self.sent, kept) {
                 return Some(self.head(headers));
             }
         }

@@ -22,6 +22,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -178,9 +179,15 @@ impl RedisLog {
         if !end.is_some_and(|end| end.epoch == after.epoch && end >= after) {
             return Ok(());
         }
-        let mut appended = self.ring.wakeups();
-        let reached =
-            async { while self.ring.head() < after && appended.changed().await.is_ok() {} };
+        let appended = self.ring.wakeups();
+        let reached = std::future::poll_fn(|cx| {
+            // First: what is appended after the look wakes.
+            appended.arm(cx.waker());
+            match self.ring.head() < after {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
+            }
+        });
         let reached = timeout(CATCH_UP_LIMIT, reached).await;
         reached.map_err(|_| {
             SubscribeError::Unavailable(format!(

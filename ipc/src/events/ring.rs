@@ -22,7 +22,6 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::channel::ChannelName;
@@ -31,6 +30,7 @@ use super::log::{Entry, Gap, GapReason, PublishError};
 use super::pattern::ChannelPattern;
 use super::position::Position;
 use super::settings::LogSettings;
+use super::wakeups::{Waiter, Wakeups};
 
 #[cfg(test)]
 mod tests;
@@ -51,9 +51,8 @@ pub(super) struct Ring {
     budget: Arc<Budget>,
     state: RwLock<State>,
     recorded: AtomicU64,
-    /// Says that something was appended. A watch and not a queue: thousands may wait, and a
-    /// change between a read and the wait is seen.
-    appended: watch::Sender<()>,
+    /// Says that something was appended.
+    appended: Wakeups,
 }
 
 struct State {
@@ -143,7 +142,7 @@ impl Ring {
                 trimmed_bytes: 0,
             }),
             recorded: AtomicU64::new(0),
-            appended: watch::Sender::new(()),
+            appended: Wakeups::new(),
         }
     }
 
@@ -156,9 +155,9 @@ impl Ring {
         &self.limits
     }
 
-    /// A receiver that changes with each append.
-    pub(super) fn wakeups(&self) -> watch::Receiver<()> {
-        self.appended.subscribe()
+    /// A place to wait for the next append.
+    pub(super) fn wakeups(&self) -> Waiter {
+        self.appended.join()
     }
 
     /// The position of the last entry.
@@ -300,7 +299,7 @@ impl Ring {
     fn let_go(&self, state: RwLockWriteGuard<'_, State>, dropped: Vec<Slot>) {
         drop(state);
         drop(dropped);
-        self.appended.send_replace(());
+        self.appended.tell();
     }
 
     /// Drops what is too old, a bounded number under each hold of the lock.
@@ -404,8 +403,7 @@ impl Ring {
         room: &mut Room,
         out: &mut Vec<Entry>,
     ) -> bool {
-        self.expire(Instant::now());
-        let state = self.read_state();
+        let state = self.fresh_state();
         let oldest = state.cursor(state.first - 1);
         if cursor.number < oldest.number {
             let from = Some(cursor.position);
@@ -435,9 +433,28 @@ impl Ring {
         cursor.number == state.last()
     }
 
-    /// The sizes of what was appended after `cursor`, on any channel, in bytes.
-    pub(super) fn bytes_after(&self, cursor: &Cursor) -> u64 {
-        self.read_state().end_bytes().saturating_sub(cursor.bytes)
+    /// The sizes of everything that was ever appended, in bytes.
+    pub(super) fn end_bytes(&self) -> u64 {
+        self.read_state().end_bytes()
+    }
+
+    /// The sizes of what was appended after both `cursor` and the moment at which everything had
+    /// the size `joined`, on any channel, in bytes.
+    pub(super) fn bytes_after(&self, cursor: &Cursor, joined: u64) -> u64 {
+        let end = self.read_state().end_bytes();
+        end.saturating_sub(cursor.bytes.max(joined))
+    }
+
+    /// The state without what is too old; one lock where nothing is.
+    fn fresh_state(&self) -> RwLockReadGuard<'_, State> {
+        let now = Instant::now();
+        let state = self.read_state();
+        if !self.has_expired(&state, now) {
+            return state;
+        }
+        drop(state);
+        self.expire(now);
+        self.read_state()
     }
 
     // Every change of the state leaves it whole between two statements that can panic (only

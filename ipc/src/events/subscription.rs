@@ -5,15 +5,18 @@
 //! is dropped; the loss of the store does not end it.
 
 use std::fmt;
+use std::future::Future as _;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use tokio::sync::watch;
-use tokio::task::{coop, yield_now};
+use tokio::task::coop;
 
 use super::log::{Entry, Gap, MAX_PATTERNS, SubscribeError};
 use super::pattern::ChannelPattern;
 use super::position::Position;
 use super::ring::{Cursor, Ring, Room};
+use super::wakeups::Waiter;
 
 /// The most entries that one batch hands over.
 pub const MAX_BATCH_ENTRIES: usize = 64;
@@ -27,9 +30,11 @@ pub struct LogSubscription {
     patterns: Box<[ChannelPattern]>,
     start: Position,
     cursor: Cursor,
+    /// The sizes of everything when it began.
+    joined: u64,
     /// The gap to be handed over first.
     gap: Option<Gap>,
-    appended: watch::Receiver<()>,
+    appended: Waiter,
 }
 
 /// Refuses none and too many.
@@ -54,6 +59,7 @@ impl LogSubscription {
             patterns: patterns.into(),
             start: opening.start,
             cursor: opening.cursor,
+            joined: ring.end_bytes(),
             gap: opening.gap,
             appended: ring.wakeups(),
         })
@@ -79,10 +85,11 @@ impl LogSubscription {
     }
 
     /// How much was appended to the log after [`LogSubscription::position`], on any channel, in
-    /// bytes; more than is retained once a gap is certain.
+    /// bytes; more than is retained once a gap is certain. What there was before the subscription
+    /// began does not count: who resumes is behind without being slow.
     #[must_use]
     pub fn lag_bytes(&self) -> u64 {
-        self.ring.bytes_after(&self.cursor)
+        self.ring.bytes_after(&self.cursor, self.joined)
     }
 
     /// Waits for an entry, then adds all that are ready to `out`, at most [`MAX_BATCH_ENTRIES`]
@@ -90,8 +97,13 @@ impl LogSubscription {
     ///
     /// Cancel safe: dropped before it returns, it has taken nothing.
     pub async fn next_batch(&mut self, out: &mut Vec<Entry>) {
+        std::future::poll_fn(|cx| self.poll_batch(cx, out)).await;
+    }
+
+    /// The same for those who poll. Pending, it has taken nothing, and an entry wakes the task once.
+    pub fn poll_batch(&mut self, cx: &mut Context<'_>, out: &mut Vec<Entry>) -> Poll<()> {
         // A subscriber that always finds something ready must not keep its thread for itself.
-        coop::consume_budget().await;
+        ready!(pin!(coop::consume_budget()).poll(cx));
         let before = out.len();
         let mut room = Room {
             entries: MAX_BATCH_ENTRIES,
@@ -101,22 +113,18 @@ impl LogSubscription {
             out.push(Entry::Gap(gap));
             room.entries -= 1;
         }
-        loop {
-            // Marked before the read: what is appended during it is a change to wake up for.
-            self.appended.mark_unchanged();
-            let (cursor, ring) = (&mut self.cursor, &self.ring);
-            let at_end = ring.read(cursor, &self.patterns, &mut room, out);
-            if out.len() > before {
-                return;
-            }
-            if !at_end {
-                yield_now().await;
-            } else if self.appended.changed().await.is_err() {
-                // The sender lives in the ring that this subscription holds, so this can't be;
-                // if it were, nothing could ever come.
-                std::future::pending::<()>().await;
-            }
+        // Before the read: what is appended during it wakes up.
+        self.appended.arm(cx.waker());
+        let (cursor, ring) = (&mut self.cursor, &self.ring);
+        let at_end = ring.read(cursor, &self.patterns, &mut room, out);
+        if out.len() > before {
+            return Poll::Ready(());
         }
+        if !at_end {
+            // Nothing of much that was read matches; others first.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 }
 

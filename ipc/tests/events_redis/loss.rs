@@ -12,7 +12,7 @@ use crate::reading::{self, all, expect_event, expect_gap};
 use crate::redis_server::RedisServer;
 use crate::support::{
     CHANNEL, Gateway, Proxy, connect, connect_to, gaps, payloads, publish, publish_at_last,
-    publisher, read_to, reasons, resume, subscribe, until, until_true,
+    publisher, read_to, reasons, resume, subscribe, until, until_recording, until_true,
 };
 
 /// Publishes and reads one event.
@@ -375,4 +375,26 @@ async fn a_redis_that_becomes_a_replica_is_given_up_and_nothing_is_published_the
     let got = read_to(&mut subscription, "after").await;
     assert_eq!(reasons(&got), [GapReason::StoreLostData]);
     assert_eq!(reading::payload(got.last().unwrap()), b"after");
+}
+
+#[tokio::test]
+async fn a_full_store_takes_events_again_once_old_ones_have_to_go() {
+    let server = RedisServer::start();
+    let settings = intellirouter::events::LogSettings {
+        retain_age: Duration::from_secs(2),
+        ..Default::default()
+    };
+    let log = RedisLog::connect(&server.url(), settings).await.unwrap();
+    until_recording(&log).await;
+    let payload = "x".repeat(100_000);
+    for _ in 0..100 {
+        publish(&log, payload.clone()).await.unwrap();
+    }
+    server.cli(&["CONFIG", "SET", "maxmemory", "6mb"]);
+    assert!(publish(&log, "refused").await.is_err());
+    let began = Instant::now();
+    while publish(&log, "taken").await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(20), "still full");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

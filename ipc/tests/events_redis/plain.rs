@@ -1,11 +1,12 @@
 //! What anyone publishes plainly on Redis: it reaches the subscribers of every gateway, once and in
 //! one order, whatever becomes of the gateway that records.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use intellirouter::events::{EventLog, GapReason, LogSettings, LogUse, RedisLog};
 use redis::AsyncCommands;
+use tokio::time::timeout;
 
 use crate::reading::{channel, expect_event};
 use crate::redis_server::RedisServer;
@@ -296,4 +297,31 @@ async fn a_refused_publish_does_not_swallow_a_plain_one() {
     let got = read_to(&mut resume(&again, seen).await, "next").await;
     assert!(gaps(&got).is_empty(), "{:?}", gaps(&got));
     assert_eq!(got.len(), 1);
+}
+
+#[tokio::test]
+async fn a_mark_that_no_gateway_made_hides_no_message() {
+    for mark in ["void 1000006", "void 18446744073709551615", "own 1000006"] {
+        let server = RedisServer::start();
+        let log = connect(&server).await;
+        until_recording(&log).await;
+        let mut subscription = subscribe(&log).await;
+        server.cli(&["PUBLISH", "{intellirouter}:mark", mark]);
+        server.cli(&["PUBLISH", CHANNEL, "one"]);
+        server.cli(&["PUBLISH", CHANNEL, "two"]);
+        // Whatever came with the mark is there, or a gap is.
+        let (mut got, began) = (Vec::new(), Instant::now());
+        while !payloads(&got).iter().any(|payload| payload == "again") {
+            assert!(began.elapsed() < Duration::from_secs(20), "{mark}: {got:?}");
+            server.cli(&["PUBLISH", CHANNEL, "again"]);
+            let batch = subscription.next_batch(&mut got);
+            let _ = timeout(Duration::from_millis(100), batch).await;
+        }
+        let payloads = payloads(&got);
+        let has = |payload: &str| payloads.iter().any(|p| p == payload);
+        assert!(
+            (has("one") && has("two")) || !gaps(&got).is_empty(),
+            "{mark}: {got:?}"
+        );
+    }
 }

@@ -17,7 +17,9 @@ use std::time::Duration;
 use intellirouter::RedisDialer;
 use intellirouter::resilience::Backoff;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, FromRedisValue, PushInfo, PushKind, RedisResult, Value};
+use redis::{
+    Cmd, FromRedisValue, PushInfo, PushKind, RedisError, RedisResult, ScriptInvocation, Value,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -141,10 +143,17 @@ impl Link {
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Reply> {
         let mut connection = self.connection().await?;
         let answer = command.query_async(&mut connection).await;
-        answer.map_err(|error| {
-            tracing::warn!(%error, "the event store did not keep or give a ticket");
-            away()
-        })
+        answer.map_err(failed)
+    }
+
+    /// One run of a script and its answer.
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, Reply> {
+        let mut connection = self.connection().await?;
+        let answer = script.invoke_async(&mut connection).await;
+        answer.map_err(failed)
     }
 
     /// Asks all other gateways to renew a stream.
@@ -328,6 +337,11 @@ impl Drop for Answers<'_> {
     fn drop(&mut self) {
         self.link.asked().remove(&self.id);
     }
+}
+
+fn failed(error: RedisError) -> Reply {
+    tracing::warn!(%error, "the event store did not keep or give a ticket");
+    away()
 }
 
 fn away() -> Reply {

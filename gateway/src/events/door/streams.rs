@@ -3,9 +3,11 @@
 //! Bounds: one entry per open stream, about 200 bytes.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
-use tokio::sync::Notify;
+use futures_util::task::AtomicWaker;
 use uuid::Uuid;
 
 use super::pass::Session;
@@ -20,14 +22,16 @@ pub(super) struct Handle {
     pub(super) call: Arc<OpenCall>,
     /// Where the browser that reads it may come back with.
     pub(super) session: Option<Session>,
-    /// Told when the stream has a new token.
-    renewed: Notify,
+    /// Set when the stream has a new token.
+    renewed: AtomicBool,
+    waker: AtomicWaker,
 }
 
 impl Handle {
     /// The stream must look at its token again.
     pub(super) fn tell(&self) {
-        self.renewed.notify_one();
+        self.renewed.store(true, Ordering::Release);
+        self.waker.wake();
     }
 }
 
@@ -40,7 +44,8 @@ impl Streams {
         let handle = Arc::new(Handle {
             call: call.clone(),
             session,
-            renewed: Notify::new(),
+            renewed: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
         });
         let id = Uuid::new_v4();
         self.list().insert(id, handle.clone());
@@ -73,8 +78,12 @@ impl Registered {
     }
 
     /// Ready once the stream has another token than before.
-    pub(in crate::events) async fn renewed(&self) {
-        self.handle.renewed.notified().await;
+    pub(in crate::events) fn poll_renewed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.handle.waker.register(cx.waker());
+        match self.handle.renewed.swap(false, Ordering::Acquire) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
     }
 }
 

@@ -12,6 +12,10 @@
 //! judged anew each time. Fails with UNAUTHENTICATED where ticket, cookie or token no longer hold, with
 //! PERMISSION_DENIED for a page that may not use the cookie, and with UNAVAILABLE while the store is
 //! away. Callers by certificate get no ticket: a certificate does not count for what pages ask for.
+//!
+//! Limits: the channels and the filter of a ticket have 4 KiB at most as they are kept. How many tickets
+//! a caller gets stands in [`super::issued`]; how many and how long they and their cookies are kept,
+//! in [`super::vault`]: of one subject 256, then the newest take the places of the oldest.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -42,6 +46,8 @@ pub(super) const TICKET_LIFE: Duration = Duration::from_secs(30);
 const READY_LIMIT: Duration = Duration::from_secs(2);
 /// The longest that a cookie may hold, for tokens that hardly end.
 pub(super) const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+/// The largest channels and filter, as JSON. A cookie keeps them for as long as its token holds.
+const MAX_WISH_BYTES: usize = 4 * 1024;
 /// Random bytes of a ticket and of a cookie.
 const SECRET_BYTES: usize = 32;
 /// Those in base64.
@@ -113,11 +119,7 @@ pub(in crate::events) async fn issue(
     let ticket = secret()?;
     let key = Key::of(Kind::Ticket, &[&ticket]);
     let place = (Kind::Ticket, &key);
-    plane
-        .door
-        .vault
-        .put(place, &pass, TICKET_LIFE, owner)
-        .await?;
+    plane.door.vault.put(place, &pass, TICKET_LIFE).await?;
     let answer = serde_json::json!({
         "ticket": ticket,
         "url": format!("/events?ticket={ticket}"),
@@ -143,6 +145,7 @@ fn pass(plane: &EventPlane, caller: &Identity, wish: Wish) -> Result<Pass, Reply
     for condition in &wish.conditions {
         wanted.add_where(condition)?;
     }
+    bounded(&wish.channels, &wanted)?;
     access::subscribe(
         &plane.config.rules,
         caller,
@@ -158,6 +161,19 @@ fn pass(plane: &EventPlane, caller: &Identity, wish: Wish) -> Result<Pass, Reply
         wanted,
         origin: None,
     })
+}
+
+/// What is kept counts, not what came: blanks and escapes of the body are gone by now.
+fn bounded(channels: &[String], wanted: &Wanted) -> Result<(), Reply> {
+    let kept = serde_json::to_vec(&(channels, wanted)).map_err(|_| Reply::internal())?;
+    if kept.len() > MAX_WISH_BYTES {
+        let (limit, found) = (MAX_WISH_BYTES / 1024, kept.len());
+        let expected = format!(
+            "expected channels, types and conditions of {limit} KiB at most, found {found} bytes"
+        );
+        return Err(Reply::invalid("body", expected));
+    }
+    Ok(())
 }
 
 /// Who comes with a ticket, or with a used one and its cookie.
@@ -222,10 +238,7 @@ impl Door {
         if life.is_zero() {
             return Err(void());
         }
-        let owner = self.issued.owner(&pass.word.issuer, &pass.word.subject);
-        self.vault
-            .put((Kind::Session, key), pass, life, owner)
-            .await
+        self.vault.put((Kind::Session, key), pass, life).await
     }
 }
 

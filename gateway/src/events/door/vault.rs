@@ -5,34 +5,55 @@
 //! out by the look itself (in Redis by GETDEL, which needs version 6.2), so that it is good once,
 //! wherever it is shown.
 //!
-//! Limits: a pass has at most 128 KiB; in the process all have 65,536 places and 64 MiB, a quarter of
-//! the places for one subject. What finds no room is refused. An answer of Redis takes 1 s at most.
+//! Of one subject of an issuer the newest 256 are kept, tickets and cookies together, in the Redis for
+//! all gateways: each puts its passes by one script ([`KEEP`]). One more takes the place of what ended,
+//! else of what was given out or renewed longest ago: a page that loads again and again takes a new
+//! ticket each time, and its old cookies are worth nothing to it. Who loses its cookie so notices when
+//! its stream breaks and can't come back; the stream itself goes on.
+//!
+//! Limits: a pass has at most 16 KiB, so those of one subject 4 MiB. In the process ([`own`]) all have
+//! 65,536 places and 64 MiB, and what finds no room is refused; a Redis has no bound for all subjects
+//! together but its own, and spends up to 5.5 MB on one, their order (50 kB) included. An answer of
+//! Redis takes 1 s at most.
 
-use std::collections::HashMap;
+mod own;
+
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use tokio::time::Instant;
+use redis::Script;
 
 use super::link::Link;
 use super::pass::Pass;
 use crate::reply::Reply;
+use own::{Own, Place};
 
-const MAX_PASS_BYTES: usize = 128 * 1024;
-const PLACES: usize = 65_536;
-const BYTES: usize = 64 * 1024 * 1024;
+/// What a token of 8 KiB says, twice the claims that rules name, and a wish.
+const MAX_PASS_BYTES: usize = 16 * 1024;
+const MOST_OF_ONE: usize = 256;
 
-/// The hash of what was given out.
+static KEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("vault/keep.lua")));
+
+/// The hash of what was given out, or of whom it was given to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key([u8; 32]);
 
 impl Key {
     /// Of a ticket, or of a ticket and a cookie.
     pub(super) fn of(kind: Kind, parts: &[&str]) -> Self {
+        Self::hash(kind.name(), parts)
+    }
+
+    /// Of whom a pass is about. The subject alone names nobody: two issuers may give the same name.
+    fn of_owner(pass: &Pass) -> Self {
+        Self::hash("owner", &[&pass.word.issuer, &pass.word.subject])
+    }
+
+    fn hash(kind: &str, parts: &[&str]) -> Self {
         let mut hash = Context::new(&SHA256);
-        hash.update(kind.name().as_bytes());
+        hash.update(kind.as_bytes());
         for part in parts {
             // With its length, so that no part can pass for two.
             hash.update(&(part.len() as u64).to_be_bytes());
@@ -72,6 +93,11 @@ impl Kind {
     }
 }
 
+/// The passes of one owner, see [`KEEP`]. Of the same node of a cluster as they.
+fn redis_key_of_all(owner: &Key) -> String {
+    format!("{{intellirouter}}:sessions:{}", owner.hex())
+}
+
 /// See the module's comment.
 pub(super) enum Vault {
     Own(Mutex<Own>),
@@ -84,31 +110,21 @@ impl Default for Vault {
     }
 }
 
-#[derive(Default)]
-pub(super) struct Own {
-    kept: HashMap<(Kind, Key), Place>,
-    bytes: usize,
-    of_one: HashMap<u64, usize>,
-}
-
-struct Place {
-    pass: Arc<[u8]>,
-    until: Instant,
-    owner: u64,
-}
-
 impl Vault {
     pub(super) async fn put(
         &self,
         (kind, key): (Kind, &Key),
         pass: &Pass,
         life: Duration,
-        owner: u64,
     ) -> Result<(), Reply> {
+        let owner = Key::of_owner(pass);
         let pass = serde_json::to_vec(pass).map_err(|_| Reply::internal())?;
         if pass.len() > MAX_PASS_BYTES {
-            let message =
-                "the channels, the filter and the token's roles are too large for a ticket";
+            let limit = MAX_PASS_BYTES / 1024;
+            let message = format!(
+                "expected channels, a filter and a token whose roles and claims have {limit} KiB \
+                 at most"
+            );
             return Err(Reply::invalid("channels", message));
         }
         match self {
@@ -118,11 +134,11 @@ impl Vault {
             }
             Self::Shared(link) => {
                 let millis = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
-                let mut set = redis::cmd("SET");
+                let mut keep = KEEP.key(kind.redis_key(key));
+                keep.key(redis_key_of_all(&owner)).arg(pass);
                 // Redis takes no life beyond what fits with its clock.
-                set.arg(kind.redis_key(key)).arg(pass);
-                set.arg("PX").arg(millis.clamp(1, 1 << 45));
-                link.query::<()>(&set).await
+                keep.arg(millis.clamp(1, 1 << 45)).arg(MOST_OF_ONE);
+                link.run::<()>(&keep).await
             }
         }
     }
@@ -133,12 +149,13 @@ impl Vault {
             Self::Own(own) => {
                 let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
                 let place = own.remove(&(kind, *key));
-                Ok(place.and_then(|place| place.read()))
+                Ok(place.as_ref().and_then(Place::current).and_then(read))
             }
             Self::Shared(link) => {
                 let mut take = redis::cmd("GETDEL");
                 take.arg(kind.redis_key(key));
-                Ok(read(link.query::<Option<Vec<u8>>>(&take).await?))
+                let taken: Option<Vec<u8>> = link.query(&take).await?;
+                Ok(taken.as_deref().and_then(read))
             }
         }
     }
@@ -147,81 +164,22 @@ impl Vault {
         match self {
             Self::Own(own) => {
                 let own = own.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(own.kept.get(&(kind, *key)).and_then(Place::read))
+                let place = own.get(&(kind, *key));
+                Ok(place.and_then(Place::current).and_then(read))
             }
             Self::Shared(link) => {
                 let mut get = redis::cmd("GET");
                 get.arg(kind.redis_key(key));
-                Ok(read(link.query::<Option<Vec<u8>>>(&get).await?))
+                let found: Option<Vec<u8>> = link.query(&get).await?;
+                Ok(found.as_deref().and_then(read))
             }
         }
     }
 }
 
 /// What is no pass is none: a store that others write to may hold anything.
-fn read(kept: Option<Vec<u8>>) -> Option<Pass> {
-    serde_json::from_slice(&kept?).ok()
-}
-
-impl Place {
-    fn read(&self) -> Option<Pass> {
-        let current = Instant::now() < self.until;
-        current.then(|| serde_json::from_slice(&self.pass).ok())?
-    }
-}
-
-impl Own {
-    fn put(
-        &mut self,
-        at: (Kind, Key),
-        pass: Arc<[u8]>,
-        life: Duration,
-        owner: u64,
-    ) -> Result<(), Reply> {
-        self.remove(&at);
-        if self.is_full(owner, pass.len()) {
-            // Only now: it costs a look at all of them.
-            let now = Instant::now();
-            let over = self.kept.extract_if(|_, place| place.until <= now);
-            let over: Vec<Place> = over.map(|(_, place)| place).collect();
-            over.iter().for_each(|place| self.forget(place));
-        }
-        if self.is_full(owner, pass.len()) {
-            let message = "there is no room for another ticket or cookie";
-            return Err(Reply::unavailable("too_many_tickets", message));
-        }
-        self.bytes += pass.len();
-        *self.of_one.entry(owner).or_default() += 1;
-        let until = Instant::now().checked_add(life);
-        let until = until.unwrap_or_else(|| Instant::now() + super::tickets::LONGEST);
-        self.kept.insert(at, Place { pass, until, owner });
-        Ok(())
-    }
-
-    fn is_full(&self, owner: u64, bytes: usize) -> bool {
-        self.kept.len() >= PLACES
-            || self.bytes + bytes > BYTES
-            || self
-                .of_one
-                .get(&owner)
-                .is_some_and(|own| *own >= PLACES / 4)
-    }
-
-    fn remove(&mut self, at: &(Kind, Key)) -> Option<Place> {
-        let place = self.kept.remove(at)?;
-        self.forget(&place);
-        Some(place)
-    }
-
-    fn forget(&mut self, place: &Place) {
-        self.bytes -= place.pass.len();
-        if let Some(own) = self.of_one.get_mut(&place.owner) {
-            *own -= 1;
-            if *own == 0 {
-                self.of_one.remove(&place.owner);
-            }
-        }
-    }
+fn read(kept: &[u8]) -> Option<Pass> {
+    serde_json::from_slice(kept).ok()
 }
 
 #[cfg(test)]

@@ -310,8 +310,9 @@ impl Purpose for RecorderLink {
         let server = pulse.answer(Server::connect(dialer, on_push)).await?;
         let mut live = Recording { server, ear };
         let mut connection = live.server.connection.clone();
-        pulse.answer(connection.subscribe(MARKS)).await?;
+        // Marks last: a message that is not heard must not stand behind a mark that is.
         pulse.answer(connection.psubscribe(EVERYTHING)).await?;
+        pulse.answer(connection.subscribe(MARKS)).await?;
 
         // Before it knows whether it can vouch, it takes nothing.
         let standing = pulse

@@ -499,7 +499,7 @@ impl Reader {
         }
         if at_end {
             self.skips_nothing(model, model.entries.len() as u64 + 1);
-            assert_eq!(ring.bytes_after(&self.cursor), 0);
+            assert_eq!(ring.bytes_after(&self.cursor, 0), 0);
         }
     }
 }

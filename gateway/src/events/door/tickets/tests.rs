@@ -90,6 +90,20 @@ fn a_ticket_counts_for_streams_alone() {
     }
 }
 
+#[test]
+fn a_ticket_keeps_4_kib_of_channels_and_filter_and_the_refusal_names_the_limit() {
+    let channels = |bytes: usize| vec!["x".repeat(bytes)];
+    // Beside the channel: `[["` and `"],{}]`.
+    let most = MAX_WISH_BYTES - 9;
+    bounded(&channels(most), &Wanted::default()).unwrap();
+    let reply = bounded(&channels(most + 1), &Wanted::default()).unwrap_err();
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+    assert!(reply.message.contains("4 KiB"), "{reply:?}");
+    let mut wanted = Wanted::default();
+    wanted.add_type("a").unwrap();
+    assert!(bounded(&channels(most), &wanted).is_err());
+}
+
 fn door() -> Arc<Door> {
     let config = crate::test_util::config("");
     let revocations = crate::revocation::Revocations::new(&config.revocation).unwrap();
@@ -109,7 +123,7 @@ async fn issued(door: &Door, expires: u64) -> String {
         wanted: Wanted::default(),
         origin: None,
     };
-    let put = door.vault.put((Kind::Ticket, &key), &pass, TICKET_LIFE, 1);
+    let put = door.vault.put((Kind::Ticket, &key), &pass, TICKET_LIFE);
     put.await.unwrap();
     ticket
 }

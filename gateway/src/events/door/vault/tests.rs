@@ -1,3 +1,4 @@
+use super::own::BYTES;
 use super::*;
 use crate::layers::authenticate::VerifiedWord;
 
@@ -34,7 +35,7 @@ async fn a_ticket_is_taken_once_and_a_session_is_found_again_and_again() {
     let vault = Vault::default();
     for kind in [Kind::Ticket, Kind::Session] {
         vault
-            .put((kind, &key(1)), &pass("alice"), LIFE, 1)
+            .put((kind, &key(1)), &pass("alice"), LIFE)
             .await
             .unwrap();
     }
@@ -52,61 +53,121 @@ async fn a_ticket_is_taken_once_and_a_session_is_found_again_and_again() {
 async fn what_is_too_old_is_no_longer_there() {
     let vault = Vault::default();
     for kind in [Kind::Ticket, Kind::Session] {
-        vault
-            .put((kind, &key(1)), &pass("a"), LIFE, 1)
-            .await
-            .unwrap();
+        vault.put((kind, &key(1)), &pass("a"), LIFE).await.unwrap();
     }
     tokio::time::advance(LIFE).await;
     assert!(vault.take(Kind::Ticket, &key(1)).await.unwrap().is_none());
     assert!(vault.get(Kind::Session, &key(1)).await.unwrap().is_none());
 }
 
-#[tokio::test(start_paused = true)]
-async fn one_subject_fills_a_quarter_and_the_places_come_back_with_time() {
-    let vault = Vault::default();
-    let put = async |n: usize, owner| {
-        let place = (Kind::Session, &key(n));
-        vault.put(place, &pass("a"), LIFE, owner).await
-    };
-    for n in 0..PLACES / 4 {
-        put(n, 1).await.unwrap();
-    }
-    let refused = put(PLACES, 1).await.unwrap_err();
-    assert_eq!(refused.label, "too_many_tickets");
-    assert!(refused.retry_after.is_some());
-    put(PLACES, 2).await.unwrap();
-    // Again for the same place takes no other.
-    put(0, 1).await.unwrap();
-    tokio::time::advance(LIFE).await;
-    put(PLACES + 1, 1).await.unwrap();
-    let Vault::Own(own) = &vault else {
+/// Puts sessions of a subject.
+async fn put(vault: &Vault, n: usize, pass: &Pass) -> Result<(), Reply> {
+    vault.put((Kind::Session, &key(n)), pass, LIFE).await
+}
+
+async fn stands(vault: &Vault, n: usize) -> bool {
+    let found = vault.get(Kind::Session, &key(n)).await.unwrap();
+    found.is_some()
+}
+
+/// The books agree with what is kept; gives places and bytes.
+fn sums(vault: &Vault) -> (usize, usize) {
+    let Vault::Own(own) = vault else {
         panic!("no Redis is named");
     };
     let own = own.lock().unwrap();
-    assert_eq!((own.kept.len(), own.of_one.len()), (1, 1));
     let kept: usize = own.kept.values().map(|place| place.pass.len()).sum();
     assert_eq!(own.bytes, kept);
+    let listed: usize = own.of_one.values().map(|own| own.len()).sum();
+    assert_eq!(own.kept.len(), listed);
+    assert!(own.of_one.values().all(|own| !own.is_empty()));
+    (own.kept.len(), own.bytes)
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_passes_together_have_a_bound_in_bytes_and_each_has_one() {
+async fn of_one_subject_the_newest_256_are_kept_and_others_lose_none() {
     let vault = Vault::default();
-    let mut large = pass("a");
-    large.channels = vec!["x".repeat(100_000)];
-    let put = async |n: usize| {
-        let place = (Kind::Ticket, &key(n));
-        vault.put(place, &large, LIFE, n as u64).await
-    };
-    let mut kept = 0;
-    while put(kept).await.is_ok() {
-        kept += 1;
+    let (alice, bob) = (pass("alice"), pass("bob"));
+    put(&vault, 0, &bob).await.unwrap();
+    for n in 1..=MOST_OF_ONE {
+        put(&vault, n, &alice).await.unwrap();
     }
-    assert!((600..=BYTES / 100_000).contains(&kept), "{kept}");
-    large.channels = vec!["x".repeat(MAX_PASS_BYTES)];
-    let place = (Kind::Ticket, &key(kept));
-    let refused = vault.put(place, &large, LIFE, 1).await.unwrap_err();
+    assert!(stands(&vault, 1).await);
+    // Renewed: no longer the oldest, and takes no place of another.
+    put(&vault, 1, &alice).await.unwrap();
+    assert!(stands(&vault, 2).await);
+    put(&vault, 1000, &alice).await.unwrap();
+    assert!(!stands(&vault, 2).await);
+    for n in [0, 1, 3, MOST_OF_ONE, 1000] {
+        assert!(stands(&vault, n).await, "{n}");
+    }
+    // Of another issuer the same name is another subject.
+    let mut other = pass("alice");
+    other.word.issuer = "j".into();
+    put(&vault, 1001, &other).await.unwrap();
+    assert!(stands(&vault, 3).await);
+    assert_eq!(sums(&vault).0, MOST_OF_ONE + 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_used_or_has_ended_goes_before_the_oldest() {
+    let vault = Vault::default();
+    let alice = pass("alice");
+    let long = (Kind::Session, &key(0));
+    vault.put(long, &alice, 2 * LIFE).await.unwrap();
+    for n in 1..MOST_OF_ONE {
+        let place = (Kind::Ticket, &key(n));
+        vault.put(place, &alice, LIFE).await.unwrap();
+    }
+    let used = vault.take(Kind::Ticket, &key(1)).await.unwrap();
+    assert!(used.is_some());
+    put(&vault, 1000, &alice).await.unwrap();
+    assert!(stands(&vault, 0).await);
+    tokio::time::advance(LIFE).await;
+    put(&vault, 1001, &alice).await.unwrap();
+    assert!(stands(&vault, 0).await && stands(&vault, 1001).await);
+    assert_eq!(sums(&vault).0, 2);
+}
+
+/// As large as a pass may be.
+fn largest(subject: &str) -> Pass {
+    let mut pass = pass(subject);
+    let rest = MAX_PASS_BYTES - serde_json::to_vec(&pass).unwrap().len();
+    pass.channels[0].push_str(&"x".repeat(rest));
+    pass
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_subject_with_the_largest_passes_leaves_the_bytes_to_others() {
+    let vault = Vault::default();
+    for n in 0..BYTES / MAX_PASS_BYTES + 1 {
+        put(&vault, n, &largest("alice")).await.unwrap();
+    }
+    assert_eq!(sums(&vault), (MOST_OF_ONE, 4 * 1024 * 1024));
+    put(&vault, 1_000_000, &largest("bob")).await.unwrap();
+    let mut larger = largest("bob");
+    larger.channels[0].push('x');
+    let refused = put(&vault, 1_000_001, &larger).await.unwrap_err();
     assert_eq!(refused.code, tonic::Code::InvalidArgument);
+    assert!(refused.message.contains("16 KiB"), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_subjects_together_have_a_bound_and_the_room_comes_back_with_time() {
+    let vault = Vault::default();
+    let most = BYTES / MAX_PASS_BYTES;
+    let subject = |n: usize| largest(&format!("{:02}", n / MOST_OF_ONE));
+    for n in 0..most {
+        put(&vault, n, &subject(n)).await.unwrap();
+    }
+    let refused = put(&vault, most, &subject(most)).await.unwrap_err();
+    assert_eq!(refused.label, "too_many_tickets");
+    assert!(refused.retry_after.is_some());
+    // Who has a full share goes on in it.
+    put(&vault, most, &subject(0)).await.unwrap();
+    tokio::time::advance(LIFE).await;
+    put(&vault, most + 1, &subject(most)).await.unwrap();
+    assert_eq!(sums(&vault), (1, MAX_PASS_BYTES));
 }
 
 #[test]
@@ -118,4 +179,6 @@ fn neither_a_ticket_nor_a_cookie_stands_in_a_key() {
     assert!(!name.contains(secret));
     assert!(key != Key::of(Kind::Session, &["s3cret-s3crets3cret", "-s3cret"]));
     assert!(key != Key::of(Kind::Ticket, &[secret, secret]));
+    let all = redis_key_of_all(&Key::of_owner(&pass("alice")));
+    assert!(all.starts_with("{intellirouter}:sessions:") && !all.contains("alice"));
 }

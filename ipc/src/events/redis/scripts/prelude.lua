@@ -120,11 +120,12 @@ local function segment()
       and NOW - books.seg_time < books.keep_age / PARTS)) then
     return
   end
+  -- First: a store without room for more takes nothing before something goes.
+  trim()
   redis.call('RPUSH', SEGMENTS, text(books.entries) .. ' ' .. text(books.bytes) .. ' ' .. text(NOW))
   set('seg_entries', books.entries)
   set('seg_bytes', books.bytes)
   set('seg_time', NOW)
-  trim()
 end
 
 -- Enters the next entry into the books; it must be added under `id()` then.

@@ -6,10 +6,16 @@
 -- What it is: 'p', or the reason of the gap that stands for it; such a gap
 -- without a channel stands for all up to its coordinate.
 -- Returns how many were new. Fails with STALE when the server or the epoch is
--- another than the coordinates belong to.
+-- another than the coordinates belong to, or a mark is not of these scripts.
 open()
 if books.epoch ~= tonumber(ARGV[4]) then
   return redis.error_reply('STALE the coordinates are of another life of the store')
+end
+-- Before anything is written.
+for i = 5, #ARGV, 6 do
+  if tonumber(ARGV[i]) > books.mark then
+    return redis.error_reply('STALE a mark was heard that no script has made')
+  end
 end
 local new = 0
 for i = 5, #ARGV, 6 do

@@ -32,7 +32,7 @@ end
 local reply = {text(books.epoch), text(books.offset), holds and 1 or 0, text(books.commit),
   text(books.rec_mark), text(books.rec_count), text(books.heard)}
 if mine and tonumber(ARGV[8]) == books.epoch then
-  set('commit', math.max(books.commit, tonumber(ARGV[9])))
+  set('commit', math.max(books.commit, math.min(books.mark, tonumber(ARGV[9]))))
   set('heard', tonumber(ARGV[10]) or false)
 end
 if holds and ARGV[11] then
@@ -41,8 +41,8 @@ if holds and ARGV[11] then
   set('keep_age', tonumber(ARGV[13]))
 end
 if holds then
-  segment()
   trim()
+  segment()
   set('held', NOW + LEASE)
   redis.call('SET', KEYS[4], NAME, 'PX', LEASE)
 elseif frees then

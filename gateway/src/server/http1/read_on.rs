@@ -35,15 +35,15 @@ struct State {
 }
 
 /// See the module's comment.
-pub(super) struct Answer(Writing);
+pub(super) struct ReadOn(Writing);
 
 impl Writing {
-    pub(super) fn answer(&self, body: Body) -> Answer {
+    pub(super) fn answer(&self, body: Body) -> ReadOn {
         *self.state() = State {
             body: Some(body),
             ..State::default()
         };
-        Answer(self.clone())
+        ReadOn(self.clone())
     }
 
     /// Called when hyper has no more to do: reads on if that is for the client.
@@ -95,7 +95,7 @@ impl State {
     }
 }
 
-impl http_body::Body for Answer {
+impl http_body::Body for ReadOn {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -118,7 +118,7 @@ impl http_body::Body for Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for ReadOn {
     /// hyper is done with it; whoever made it learns that now.
     fn drop(&mut self) {
         *self.0.state() = State::default();
