@@ -1,8 +1,11 @@
 """`bench-faulty` as far as it fails by itself, on grpcio: its GOAWAY is not h2's.
 
 Answers `Read`, `Write` and `Watch` with the same metadata, writes the same
-journal, and ends at SIGTERM as grpcio does: no new calls, an end of what is
-under way for up to 10 s, exit code 0.
+journal, and ends at SIGTERM as a grpcio server has to: its health says NOT_SERVING
+for `LEAD_SECONDS`, so that no more calls come; then no new calls, an end of what
+is under way for up to 10 s, exit code 0. Without the lead gRPC's C core answers
+CANCELLED to calls that it has taken in but not yet handed to a thread, and no
+client can tell these from calls that were begun.
 """
 
 import argparse
@@ -14,6 +17,9 @@ from concurrent import futures
 import grpc
 
 GRACE_SECONDS = 10
+# Two health checks of the scenarios, and as much again.
+LEAD_SECONDS = 2
+SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
 THREADS = 128
 
 
@@ -22,10 +28,11 @@ class Bench(grpc.GenericRpcHandler):
 
     def __init__(self, journal):
         self.journal, self.lock = journal, threading.Lock()
+        self.health = SERVING
 
     def service(self, details):
         if details.method == "/grpc.health.v1.Health/Check":
-            return grpc.unary_unary_rpc_method_handler(lambda *_: b"\x08\x01")
+            return grpc.unary_unary_rpc_method_handler(lambda *_: self.health)
         method = details.method.removeprefix("/bench.Bench/")
         if method in ("Read", "Write"):
             return grpc.unary_unary_rpc_method_handler(
@@ -73,11 +80,14 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     with open(options.journal, "ab", buffering=0) as journal:
         server = grpc.server(futures.ThreadPoolExecutor(THREADS))
-        server.add_generic_rpc_handlers([Bench(journal)])
+        bench = Bench(journal)
+        server.add_generic_rpc_handlers([bench])
         server.add_secure_port(options.listen, grpc.ssl_server_credentials(
             [(key, cert)], root_certificates=ca, require_client_auth=True))
         server.start()
         stopping.wait()
+        bench.health = NOT_SERVING
+        time.sleep(LEAD_SECONDS)
         server.stop(GRACE_SECONDS).wait()
 
 
