@@ -35,6 +35,7 @@ pub mod redis;
 pub mod relay;
 pub mod reload;
 pub mod scripts;
+pub mod sentinel;
 pub mod service;
 pub mod services;
 pub mod site;

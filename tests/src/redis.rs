@@ -2,11 +2,12 @@
 
 use std::net::TcpListener;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::Process;
+use crate::{DEADLINE, Process};
 
 /// A running `redis-server`.
 pub struct Redis {
@@ -49,6 +50,32 @@ impl Redis {
             }
         }
         panic!("no port for redis-server");
+    }
+
+    /// Starts one that follows another, and waits until it has everything.
+    pub fn replica_of(primary: &Self) -> Self {
+        let replica = Self::start();
+        replica.follow(primary.port);
+        replica
+    }
+
+    /// Makes it a replica of the server at a port of 127.0.0.1, and waits until it has everything.
+    pub fn follow(&self, primary: u16) {
+        self.cli(&["REPLICAOF", "127.0.0.1", &primary.to_string()]);
+        let end = Instant::now() + DEADLINE;
+        while !self
+            .cli(&["INFO", "replication"])
+            .contains("master_link_status:up")
+        {
+            assert!(Instant::now() < end, "the replica does not follow");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Stops a replica and takes its link from it: from here on it is behind this server, until it is thawed.
+    pub fn leave_behind(&self, replica: &Self) {
+        replica.freeze();
+        self.cli(&["CLIENT", "KILL", "TYPE", "replica"]);
     }
 
     /// `redis://…` for a config.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use intellirouter_tests::checker::analysis::check;
 use intellirouter_tests::checker::bugs::BUGS;
-use intellirouter_tests::checker::cluster::Store;
+use intellirouter_tests::checker::cluster::{Retain, Store};
 use intellirouter_tests::checker::history::{History, Item};
 use intellirouter_tests::checker::nemesis::{Action, Step};
 use intellirouter_tests::checker::report::{explain, numbers};
@@ -135,6 +135,43 @@ fn a_recorder_that_is_away_for_less_than_its_lease_costs_no_event_and_no_gap() {
         step(Action::CutStore, 1, 0),
     ];
     good(&scripted(Store::Redis, SCRIPT));
+}
+
+#[test]
+fn what_was_dropped_because_little_is_retained_is_said_and_nothing_else_is() {
+    const SCRIPT: &[Step] = &[
+        step(Action::StopGateway, 0, 4000),
+        step(Action::CutClients, 1, 0),
+        step(Action::KillGateway, 1, 3000),
+    ];
+    let settings = Settings {
+        retain: Retain::Small,
+        ..scripted(Store::Redis, SCRIPT)
+    };
+    let numbers = numbers(&good(&settings));
+    assert!(numbers.trimmed > 0, "nobody came too late: {numbers:?}");
+    assert!(numbers.slow > 0, "nobody was too slow: {numbers:?}");
+}
+
+#[test]
+fn what_was_dropped_because_it_was_old_is_said_and_nothing_else_is() {
+    let settings = Settings {
+        retain: Retain::Brief,
+        ..Settings::new(seed(), Duration::from_secs(9), Store::Memory, false)
+    };
+    let numbers = numbers(&good(&settings));
+    assert!(numbers.trimmed > 0, "nobody came too late: {numbers:?}");
+}
+
+#[test]
+fn what_is_lost_when_sentinels_replace_redis_is_said() {
+    const SCRIPT: &[Step] = &[
+        step(Action::KillGateway, 0, 300),
+        step(Action::KillPrimaryAhead, 0, 500),
+        step(Action::HangPrimary, 0, 500),
+    ];
+    let history = good(&scripted(Store::Sentinel, SCRIPT));
+    assert!(gaps(&history, "store_lost_data") >= 2 * history.streams.len());
 }
 
 #[test]

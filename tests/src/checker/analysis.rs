@@ -10,7 +10,8 @@
 //!   it must have a gap that was told for what was published then. The gap must not stand behind a plain one that was
 //!   begun later, since what is recorded is recorded in order.
 //! - **No gap without a reason.** A gap needs a fault that can destroy what its reason says, after the last event that
-//!   is known to stand before it and before it was told.
+//!   is known to stand before it and before it was told. One that says that events were dropped (`trimmed`, `slow`)
+//!   needs that what follows its beginning was too old then, or that enough has come after it.
 //! - **The log keeps time.** An event that was acknowledged before another was begun stands before it. What was
 //!   published through the log and what was merely `PUBLISH`ed are looked at apart, since the latter
 //!   is recorded a moment after it was answered.
@@ -37,7 +38,7 @@ pub enum Kind {
     Repeated,
     /// An event came after one that stands behind it.
     Disordered,
-    /// A gap that no fault explains.
+    /// A gap that nothing explains.
     FalseGap,
     /// A stream was told to resume from before what it has seen.
     Backwards,

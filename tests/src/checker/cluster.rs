@@ -1,14 +1,19 @@
 //! The parts of a run: a Redis, two gateways, and a relay wherever the nemesis may cut.
 //!
-//! Over `memory:` there is one gateway and no Redis. Must be used from one thread that lives as long as it: its
+//! Over `memory:` there is one gateway and no Redis. Where Sentinels watch the Redis (`failover`), no relay leads to
+//! it but that of plain publishers, which follows the Sentinels: the gateways and the library ask them. Must be used from one thread that lives as long as it: its
 //! processes end with the thread that started them.
+
+mod failover;
 
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::history::Retention;
 use crate::redis::Redis;
 use crate::relay::Relay;
+use crate::sentinel::Sentinels;
 use crate::{Config, DEADLINE, Gateway, Site, binary};
 
 /// No server listens there.
@@ -23,6 +28,41 @@ pub enum Store {
     Redis,
     /// In a Redis that writes each command to disk before it answers.
     RedisOnDisk,
+    /// In a Redis with a replica that three Sentinels may put in its place. Neither keeps anything on disk.
+    Sentinel,
+}
+
+/// How much of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retain {
+    /// More than is ever published, for an hour.
+    Plenty,
+    /// As few bytes as may be set, some seconds' worth; and who is a little behind is closed.
+    Small,
+    /// Two seconds' worth.
+    Brief,
+}
+
+impl Retain {
+    /// What the gateways then promise.
+    pub fn retention(self) -> Option<Retention> {
+        let (bytes, seconds) = match self {
+            Self::Plenty => return None,
+            Self::Small => (1 << 20, 3600),
+            Self::Brief => (64 << 20, 2),
+        };
+        let age = Duration::from_secs(seconds);
+        Some(Retention { bytes, age })
+    }
+
+    /// Keys of `[events]`.
+    fn keys(self) -> &'static str {
+        match self {
+            Self::Plenty => "",
+            Self::Small => "retain_bytes = 1048576\npayload_bytes = 65536\nlag_bytes = 131072\n",
+            Self::Brief => "retain_age = \"2s\"\n",
+        }
+    }
 }
 
 /// A gateway, which may be dead, and the ways to it and from it.
@@ -42,6 +82,8 @@ pub struct Cluster {
     redis: Option<Redis>,
     /// Follows the Redis, to be promoted.
     replica: Option<(Redis, Relay)>,
+    /// Those that watch it, with the replica that they know.
+    watch: Option<(Sentinels, Redis)>,
     /// From publishers to Redis.
     publishing: Option<Relay>,
     members: Vec<Member>,
@@ -49,21 +91,40 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts everything, and waits until it stands.
-    pub fn start(store: Store) -> Self {
+    pub fn start(store: Store, retain: Retain) -> Self {
         let site = Site::new();
         let redis = match store {
             Store::Memory => None,
-            Store::Redis => Some(Redis::start()),
+            Store::Redis | Store::Sentinel => Some(Redis::start()),
             Store::RedisOnDisk => Some(Redis::on_disk()),
         };
+        let watched = redis.as_ref().filter(|_| store == Store::Sentinel);
+        let watch = watched.map(|redis| {
+            let standby = Redis::replica_of(redis);
+            (Sentinels::watch(redis, 3), standby)
+        });
         let relay = || redis.as_ref().map(|redis| Relay::to(redis.port));
         let names: &[&str] = if redis.is_some() { &["a", "b"] } else { &["a"] };
-        let members = names.iter().map(|name| Member::new(&site, name, relay()));
+        let members = names.iter().map(|name| {
+            let relay = relay().filter(|_| watch.is_none());
+            let url = match (&watch, &relay) {
+                (Some((sentinels, _)), _) => sentinels.url(),
+                (None, Some(relay)) => format!("redis://127.0.0.1:{}", relay.port),
+                (None, None) => "memory:".into(),
+            };
+            Member::new(
+                &site,
+                name,
+                relay,
+                &format!("store = \"{url}\"\n{}", retain.keys()),
+            )
+        });
         let cluster = Self {
             members: members.collect(),
             publishing: relay(),
             replica: None,
             redis,
+            watch,
             site,
         };
         cluster.stands();
@@ -81,6 +142,16 @@ impl Cluster {
     /// The port that leads publishers to Redis.
     pub fn store_door(&self) -> Option<u16> {
         self.publishing.as_ref().map(|relay| relay.port)
+    }
+
+    /// What the library is given to publish in Redis.
+    pub fn store_url(&self) -> Option<String> {
+        match &self.watch {
+            Some((sentinels, _)) => Some(sentinels.url()),
+            None => self
+                .store_door()
+                .map(|port| format!("redis://127.0.0.1:{port}")),
+        }
     }
 
     /// How many gateways there are.
@@ -223,15 +294,7 @@ impl Cluster {
     pub fn start_replica(&mut self) {
         let link = Relay::to(self.redis().port);
         let replica = Redis::start();
-        replica.cli(&["REPLICAOF", "127.0.0.1", &link.port.to_string()]);
-        let end = Instant::now() + DEADLINE;
-        while !replica
-            .cli(&["INFO", "replication"])
-            .contains("master_link_status:up")
-        {
-            assert!(Instant::now() < end, "the replica does not follow");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        replica.follow(link.port);
         self.replica = Some((replica, link));
     }
 
@@ -260,14 +323,9 @@ impl Cluster {
 }
 
 impl Member {
-    fn new(site: &Site, name: &str, store: Option<Relay>) -> Self {
-        let store_url = match &store {
-            Some(relay) => format!("redis://127.0.0.1:{}", relay.port),
-            None => "memory:".into(),
-        };
-        let keys = format!("store = \"{store_url}\"\nheartbeat = \"1s\"");
+    fn new(site: &Site, name: &str, store: Option<Relay>, keys: &str) -> Self {
         let config = Config::default()
-            .events(&keys)
+            .events(&format!("{keys}heartbeat = \"1s\""))
             .with_text("[log]\nlevel = \"warn\"\naccess = false\n");
         let file = site.write(&format!("{name}.toml"), &config.render());
         let file = file

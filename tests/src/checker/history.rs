@@ -111,6 +111,8 @@ pub struct Publish {
     pub key: Key,
     /// Index in [`History::channels`].
     pub channel: usize,
+    /// Of its payload, in bytes.
+    pub size: usize,
     /// When it was begun.
     pub invoked: Moment,
     /// When its outcome was known.
@@ -200,6 +202,15 @@ impl Loss {
     }
 }
 
+/// What the store promises to keep, where a run can come to the end of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Of events with their frames, in bytes.
+    pub bytes: usize,
+    /// How long.
+    pub age: Duration,
+}
+
 /// What the nemesis did.
 #[derive(Clone, Debug)]
 pub struct Fault {
@@ -226,6 +237,8 @@ pub struct History {
     pub streams: Vec<Stream>,
     /// In the order of their beginnings.
     pub faults: Vec<Fault>,
+    /// None if nothing that is published in a run can be too much or too old.
+    pub retention: Option<Retention>,
 }
 
 impl History {

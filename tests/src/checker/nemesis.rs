@@ -44,6 +44,14 @@ pub enum Action {
     FlushRedis,
     /// Kills Redis and puts a replica in its place that is behind.
     PromoteReplica,
+    /// Kills Redis, which Sentinels replace.
+    KillPrimary,
+    /// The same when the replica is behind.
+    KillPrimaryAhead,
+    /// Stops Redis for so long that Sentinels replace it. It then goes on, and holds itself for the primary.
+    HangPrimary,
+    /// Has Sentinels replace Redis, with which nothing is wrong. It takes what is published until they tell it.
+    FailOver,
 }
 
 use Action::*;
@@ -67,6 +75,24 @@ const HARMFUL: [Action; 5] = [
     PromoteReplica,
 ];
 
+/// What can destroy nothing where Sentinels watch; no relay then leads from gateways to Redis.
+const WATCHED: [Action; 5] = [
+    CutClients,
+    KillGateway,
+    StopGateway,
+    CutPublishers,
+    StopRedis,
+];
+/// What can.
+const WATCHED_HARMFUL: [Action; 6] = [
+    KillPrimary,
+    KillPrimaryAhead,
+    HangPrimary,
+    FailOver,
+    KillGateways,
+    FlushRedis,
+];
+
 /// One fault to come. `pause` and `hold` are times that pass, not waits for anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -85,6 +111,8 @@ pub fn actions(store: Store, harmful: bool) -> Vec<Action> {
     match (store, harmful) {
         (Store::Memory, false) => vec![CutClients, StopGateway],
         (Store::Memory, true) => vec![CutClients, StopGateway, KillGateway],
+        (Store::Sentinel, false) => WATCHED.to_vec(),
+        (Store::Sentinel, true) => [&WATCHED_HARMFUL[..], &WATCHED_HARMFUL, &WATCHED].concat(),
         (_, false) => HARMLESS.to_vec(),
         // Half of them, so that those who recover are hit again.
         (_, true) => [&HARMFUL[..], &HARMFUL, &HARMLESS].concat(),
@@ -95,12 +123,13 @@ pub fn actions(store: Store, harmful: bool) -> Vec<Action> {
 pub fn step(actions: &[Action], gateways: usize, chance: &mut StdRng) -> Step {
     let action = *actions.choose(chance).expect("there is an action");
     let (least, most) = match action {
-        CutClients | CutStore | CutPublishers | FlushRedis => (0, 1),
+        CutClients | CutStore | CutPublishers | FlushRedis | FailOver => (0, 1),
         StopRedis => (100, 1500),
         StopRedisLong => (4000, 9000),
         StopGateway => (200, 6000),
         KillGateway | PartStore | KillGateways => (0, 5000),
         KillRedis | PromoteReplica => (50, 2500),
+        KillPrimary | KillPrimaryAhead | HangPrimary => (50, 3000),
     };
     Step {
         pause: Duration::from_millis(chance.random_range(200..1500)),
@@ -120,6 +149,7 @@ impl Step {
             hold,
         } = self;
         let gateway = *gateway;
+        let before = clock.now();
         wait(*pause);
         let from = clock.now();
         match action {
@@ -163,17 +193,58 @@ impl Step {
                 wait(*hold);
                 cluster.promote_replica();
             }
+            KillPrimary | KillPrimaryAhead => {
+                let ahead = *action == KillPrimaryAhead;
+                if ahead {
+                    cluster.leave_standby_behind();
+                    wait(*hold);
+                }
+                cluster.kill_redis();
+                if ahead {
+                    cluster.thaw_standby();
+                }
+                cluster.await_promotion();
+                cluster.restart_standby();
+                cluster.mend_standby();
+            }
+            HangPrimary => {
+                cluster.freeze_redis();
+                cluster.await_promotion();
+                wait(*hold);
+                cluster.thaw_standby();
+                cluster.mend_standby();
+            }
+            FailOver => {
+                cluster.fail_over();
+                cluster.await_promotion();
+                cluster.await_standby();
+            }
+        }
+        // A machine that stood still may have made Sentinels believe what was not so.
+        let replaced = cluster.follow_sentinels();
+        if replaced {
+            cluster.await_standby();
         }
         cluster.stands();
         if *action != CutClients && *action != CutPublishers {
             wait(SETTLE);
         }
         let what = format!("{action:?} {gateway} for {hold:?}");
+        let until = clock.now();
+        if replaced {
+            let what = format!("{what}; and Sentinels have replaced Redis");
+            return Fault {
+                what,
+                loss: Loss::Store,
+                from: before,
+                until,
+            };
+        }
         Fault {
             what,
             loss: self.loss(cluster),
             from,
-            until: clock.now(),
+            until,
         }
     }
 
@@ -182,6 +253,7 @@ impl Step {
             KillGateway if cluster.store_door().is_none() => Loss::Memory,
             StopRedisLong | KillGateways => Loss::Plain,
             KillRedis | FlushRedis | PromoteReplica => Loss::Store,
+            KillPrimary | KillPrimaryAhead | HangPrimary | FailOver => Loss::Store,
             _ => Loss::Nothing,
         }
     }
@@ -193,32 +265,42 @@ mod tests {
 
     use super::*;
 
-    fn plan(seed: u64) -> Vec<Step> {
+    fn plan(store: Store, seed: u64) -> Vec<Step> {
         let mut chance = StdRng::seed_from_u64(seed);
-        let actions = actions(Store::Redis, true);
+        let actions = actions(store, true);
         (0..100).map(|_| step(&actions, 2, &mut chance)).collect()
     }
 
     #[test]
     fn the_same_seed_makes_the_same_faults() {
-        assert_eq!(plan(7), plan(7));
-        assert_ne!(plan(7), plan(8));
+        assert_eq!(plan(Store::Redis, 7), plan(Store::Redis, 7));
+        assert_ne!(plan(Store::Redis, 7), plan(Store::Redis, 8));
     }
 
     #[test]
     fn a_run_without_loss_has_no_fault_that_can_destroy_anything() {
-        for store in [Store::Memory, Store::Redis, Store::RedisOnDisk] {
+        for store in [
+            Store::Memory,
+            Store::Redis,
+            Store::RedisOnDisk,
+            Store::Sentinel,
+        ] {
             let harmless = actions(store, false);
-            assert!(harmless.iter().all(|action| !HARMFUL.contains(action)));
+            let harmful = [&HARMFUL[..], &WATCHED_HARMFUL].concat();
+            assert!(harmless.iter().all(|action| !harmful.contains(action)));
             assert!(store != Store::Memory || !harmless.contains(&KillGateway));
         }
     }
 
     #[test]
     fn every_fault_has_its_turn() {
-        let plan = plan(7);
-        for action in [HARMLESS.to_vec(), HARMFUL.to_vec()].concat() {
-            assert!(plan.iter().any(|step| step.action == action), "{action:?}");
+        let plain = [&HARMLESS[..], &HARMFUL].concat();
+        let watched = [&WATCHED[..], &WATCHED_HARMFUL].concat();
+        for (store, all) in [(Store::Redis, plain), (Store::Sentinel, watched)] {
+            let plan = plan(store, 7);
+            for action in all {
+                assert!(plan.iter().any(|step| step.action == action), "{action:?}");
+            }
         }
     }
 }

@@ -41,6 +41,10 @@ pub struct Publisher {
     pub channels: Vec<usize>,
     /// Ports of the gateways, or of Redis.
     pub doors: Vec<u16>,
+    /// Of Redis, for the library.
+    pub url: String,
+    /// One event in so many takes several packets.
+    pub large: u32,
     /// The longest pause between two events, in milliseconds.
     pub pause: u64,
     /// In which phase it ends.
@@ -83,13 +87,14 @@ impl Publisher {
                 .channels
                 .choose(&mut chance)
                 .expect("there is a channel");
-            // Now and then one that takes several packets.
-            let large = chance.random_ratio(1, 50);
+            let large = chance.random_ratio(1, self.large);
             let size = chance.random_range(if large { 2000..40_000 } else { 0..300 });
+            let payload = payload::write(key, size);
+            let size = payload.len();
             let wish = Wish {
                 shared: &shared,
                 channel: &shared.channels[channel],
-                payload: payload::write(key, size),
+                payload,
                 key: format!("{}-{key}", self.seed),
             };
             let invoked = shared.clock.now();
@@ -98,6 +103,7 @@ impl Publisher {
             all.push(Publish {
                 key,
                 channel,
+                size,
                 invoked,
                 completed,
                 outcome,
@@ -115,13 +121,12 @@ impl Publisher {
             Via::Grpc => Way::Grpc(None),
             Via::Plain => Way::Plain(Plain::new(self.doors[0])),
             Via::Library => {
-                let url = format!("redis://127.0.0.1:{}", self.doors[0]);
                 let settings = LogSettings {
                     usage: LogUse::Service,
                     ..LogSettings::default()
                 };
                 Way::Library(Box::new(
-                    RedisLog::connect(&url, settings)
+                    RedisLog::connect(&self.url, settings)
                         .await
                         .expect("the URL is good"),
                 ))

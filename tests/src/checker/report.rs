@@ -22,8 +22,12 @@ pub struct Numbers {
     pub deliveries: usize,
     /// Gaps that they were told.
     pub gaps: usize,
+    /// How many of them say that events were dropped.
+    pub trimmed: usize,
     /// Connections that were open, and are no more.
     pub reconnects: usize,
+    /// How often one was closed because it was read too slowly.
+    pub slow: usize,
     /// What the nemesis did.
     pub faults: usize,
 }
@@ -44,7 +48,11 @@ pub fn numbers(history: &History) -> Numbers {
     for (_, item) in history.streams.iter().flat_map(|stream| &stream.items) {
         match item {
             Item::Event { .. } => numbers.deliveries += 1,
-            Item::Gap { .. } => numbers.gaps += 1,
+            Item::Gap { reason, .. } => {
+                numbers.gaps += 1;
+                numbers.trimmed += usize::from(matches!(&**reason, "trimmed" | "slow"));
+            }
+            Item::Lost { why } => numbers.slow += usize::from(why.contains("slow")),
             Item::Opened {
                 resumed: Some(_), ..
             } => numbers.reconnects += 1,

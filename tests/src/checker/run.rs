@@ -10,12 +10,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::bugs::BUGS;
-use super::cluster::{Cluster, Store};
+use super::cluster::{Cluster, Retain, Store};
 use super::history::{Clock, Fault, History, Loss, Moment, Publish, Stream, Via};
 use super::nemesis::{Step, actions, step};
 use super::publishers::Publisher;
 use super::seam::Seam;
-use super::subscribers::{Dialect, Phase, Shared, Subscriber};
+use super::subscribers::{Dialect, Habit, Phase, Shared, Subscriber};
 use super::wire::Entrance;
 
 /// How long after the load subscribers may need to see the last words.
@@ -34,6 +34,8 @@ pub struct Settings {
     pub length: Duration,
     /// Where they are kept.
     pub store: Store,
+    /// How much of them.
+    pub retain: Retain,
     /// Whether the nemesis does what can destroy data.
     pub harmful: bool,
     /// What the nemesis does, instead of what chance says; the last step ends the load.
@@ -49,6 +51,7 @@ impl Settings {
             seed,
             length,
             store,
+            retain: Retain::Plenty,
             harmful,
             script: None,
             seams: false,
@@ -59,7 +62,7 @@ impl Settings {
 /// Runs it; gives what happened. Must be called from a thread that starts no other run meanwhile.
 pub fn run(settings: &Settings) -> History {
     let mut chance = StdRng::seed_from_u64(settings.seed);
-    let mut cluster = Cluster::start(settings.store);
+    let mut cluster = Cluster::start(settings.store, settings.retain);
     let runtime = Runtime::new().expect("a runtime starts");
     let (phase, watching) = watch::channel(Phase::Load);
     let clock = Clock::new();
@@ -78,7 +81,7 @@ pub fn run(settings: &Settings) -> History {
     wait(BEGINNING);
     let publishing = {
         let _guard = runtime.enter();
-        cast.publish(&cluster, &shared, &mut chance)
+        cast.publish(settings, &cluster, &shared, &mut chance)
     };
 
     let (began, mut faults) = (Instant::now(), Vec::new());
@@ -109,6 +112,7 @@ pub fn run(settings: &Settings) -> History {
         publishes,
         streams,
         faults,
+        retention: settings.retain.retention(),
     }
 }
 
@@ -165,6 +169,7 @@ impl Cast {
 
     fn publish(
         &self,
+        settings: &Settings,
         cluster: &Cluster,
         shared: &Arc<Shared>,
         chance: &mut StdRng,
@@ -185,6 +190,11 @@ impl Cast {
                         vec![cluster.store_door().expect("there is a Redis")]
                     }
                 },
+                url: cluster.store_url().unwrap_or_default(),
+                large: match settings.retain {
+                    Retain::Small => 12,
+                    Retain::Plenty | Retain::Brief => 50,
+                },
                 pause: if last { 600 } else { 60 },
                 until: if last { Phase::Over } else { Phase::Ending },
                 seed: chance.random(),
@@ -203,20 +213,24 @@ impl Cast {
     ) -> Vec<JoinHandle<Stream>> {
         let mut subscribers = Vec::new();
         for dialect in [Dialect::Sse, Dialect::Ndjson, Dialect::Grpc] {
-            for (channels, restless) in [
-                ((0..=self.end()).collect(), true),
-                ((0..=self.end()).collect(), false),
-                (vec![0, self.end()], true),
-            ] {
+            let everything: Vec<usize> = (0..=self.end()).collect();
+            let mut kinds = vec![
+                (everything.clone(), Habit::Restless),
+                (everything.clone(), Habit::Steady),
+                (vec![0, self.end()], Habit::Restless),
+            ];
+            // Where it is of no use to come back too late, some do.
+            if settings.retain != Retain::Plenty {
+                kinds[2] = (vec![0, self.end()], Habit::Dozing);
+                kinds.push((everything, Habit::Stalling));
+            }
+            for (channels, habit) in kinds {
                 subscribers.push(Subscriber {
-                    name: format!(
-                        "{dialect:?} {channels:?}{}",
-                        if restless { " restless" } else { "" }
-                    ),
+                    name: format!("{dialect:?} {channels:?} {habit:?}"),
                     dialect,
                     channels,
                     doors: cluster.doors(),
-                    restless,
+                    habit,
                     seed: chance.random(),
                 });
             }
@@ -236,7 +250,7 @@ impl Cast {
                 dialect: Dialect::Sse,
                 channels: (0..=self.end()).collect(),
                 doors: vec![seam.port],
-                restless: false,
+                habit: Habit::Steady,
                 seed: chance.random(),
             });
         }

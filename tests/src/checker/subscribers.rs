@@ -2,7 +2,7 @@
 //! told.
 //!
 //! A subscriber remembers the last id that it was told, in whatever frame, and resumes from it at any
-//! gateway. It leaves connections by its own will too, and one on which nothing comes for [`SILENCE`].
+//! gateway. It leaves a connection on which nothing comes for [`SILENCE`], and may have other [habits](Habit).
 
 mod decode;
 mod grpc;
@@ -16,6 +16,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::history::{Clock, Item, Place, Stream};
 use super::wire::Entrance;
@@ -32,6 +33,19 @@ pub enum Dialect {
     Ndjson,
     /// The server stream of `EventService.Subscribe`.
     Grpc,
+}
+
+/// How a subscriber treats its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Habit {
+    /// Keeps each as long as it lives.
+    Steady,
+    /// Leaves after some seconds, and comes again at once.
+    Restless,
+    /// Leaves soon, and stays away for some seconds.
+    Dozing,
+    /// Stops reading for some seconds, time and again.
+    Stalling,
 }
 
 /// How far a run is.
@@ -69,8 +83,8 @@ pub struct Subscriber {
     pub channels: Vec<usize>,
     /// Ports that it may connect to.
     pub doors: Vec<u16>,
-    /// Whether it leaves connections by its own will.
-    pub restless: bool,
+    /// See there.
+    pub habit: Habit,
     /// Of its random choices.
     pub seed: u64,
 }
@@ -93,10 +107,14 @@ impl Subscriber {
             resumed: None,
             missing,
             clock: shared.clock,
+            stalls: (self.habit == Habit::Stalling).then(|| Stalls::new(chance.random())),
         };
         while !notes.missing.is_empty() && *over.borrow() < Phase::Over {
-            let life = Duration::from_millis(chance.random_range(500..8000));
-            let life = if self.restless { life } else { Duration::MAX };
+            let life = Duration::from_millis(match self.habit {
+                Habit::Restless => chance.random_range(500..8000),
+                Habit::Dozing => chance.random_range(500..3000),
+                Habit::Steady | Habit::Stalling => u64::MAX,
+            });
             let door = *self.doors.choose(&mut chance).expect("there is a door");
             notes.resumed = notes.last;
             let why = tokio::select! {
@@ -109,10 +127,25 @@ impl Subscriber {
             };
             notes.add(Item::Lost { why });
             // As clients do that are not all to come at once.
-            tokio::time::sleep(Duration::from_millis(chance.random_range(0..300))).await;
+            let mut away = chance.random_range(0..300);
+            if self.habit == Habit::Dozing {
+                away += chance.random_range(2500..8000);
+            }
+            let away = Duration::from_millis(away);
+            let ended = over.wait_for(|phase| *phase == Phase::Over);
+            let _ = tokio::time::timeout(away, ended).await;
         }
         notes.stream.reached_end = notes.missing.is_empty();
         notes.stream
+    }
+
+    /// One that stops reading takes little that it does not read.
+    fn entrance(&self, shared: &Shared) -> Entrance {
+        let entrance = shared.entrance.clone();
+        match self.habit {
+            Habit::Stalling => entrance.narrow(),
+            _ => entrance,
+        }
     }
 
     async fn connection(&self, shared: &Shared, door: u16, notes: &mut Notes) -> io::Result<()> {
@@ -133,9 +166,39 @@ struct Notes {
     /// Of whom it has not heard the last words.
     missing: Vec<u16>,
     clock: Clock,
+    /// When it stops reading, if ever.
+    stalls: Option<Stalls>,
+}
+
+/// When a subscriber stops reading, and for how long.
+struct Stalls {
+    chance: StdRng,
+    next: Instant,
+}
+
+impl Stalls {
+    fn new(seed: u64) -> Self {
+        let mut chance = StdRng::seed_from_u64(seed);
+        let next = Instant::now() + Duration::from_millis(chance.random_range(1000..4000));
+        Self { chance, next }
+    }
+
+    async fn pass(&mut self) {
+        if self.next <= Instant::now() {
+            tokio::time::sleep(Duration::from_millis(self.chance.random_range(2000..7000))).await;
+            *self = Self::new(self.chance.random());
+        }
+    }
 }
 
 impl Notes {
+    /// Before each reading.
+    async fn stall(&mut self) {
+        if let Some(stalls) = &mut self.stalls {
+            stalls.pass().await;
+        }
+    }
+
     fn add(&mut self, mut item: Item) {
         match &mut item {
             Item::Opened { resumed, id } => {

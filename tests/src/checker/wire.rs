@@ -15,13 +15,15 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// How long a connection may take, and an answer's head.
 const OPENING: Duration = Duration::from_secs(5);
+/// What the socket of a narrow connection takes unread, in bytes (the kernel doubles it).
+const NARROW: u32 = 8 * 1024;
 /// No head of a message is longer, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -32,6 +34,7 @@ pub struct Entrance {
     http2: TlsConnector,
     /// The value of `authorization`.
     pub bearer: String,
+    narrow: bool,
 }
 
 impl Entrance {
@@ -51,30 +54,44 @@ impl Entrance {
             http1: speaking(b"http/1.1"),
             http2: speaking(b"h2"),
             bearer: format!("Bearer {token}"),
+            narrow: false,
+        }
+    }
+
+    /// The same, on sockets that take no more than [`NARROW`] unread.
+    pub fn narrow(self) -> Self {
+        Self {
+            narrow: true,
+            ..self
         }
     }
 
     /// An HTTP/1.1 connection to a port of localhost.
     pub async fn http1(&self, port: u16) -> io::Result<Http1<TlsStream<TcpStream>>> {
-        let tls = within("connect", OPENING, dial(&self.http1, port)).await?;
+        let tls = within("connect", OPENING, self.dial(&self.http1, port)).await?;
         Ok(Http1::new(tls))
     }
 
     /// An HTTP/2 connection to a port of localhost.
     pub async fn http2(&self, port: u16) -> io::Result<Http2> {
-        let tls = within("connect", OPENING, dial(&self.http2, port)).await?;
+        let tls = within("connect", OPENING, self.dial(&self.http2, port)).await?;
         let handshake = async { h2::client::handshake(tls).await.map_err(io::Error::other) };
         let (send, connection) = within("HTTP/2", OPENING, handshake).await?;
         let driver = tokio::spawn(async move { drop(connection.await) });
         Ok(Http2 { send, driver })
     }
-}
 
-async fn dial(tls: &TlsConnector, port: u16) -> io::Result<TlsStream<TcpStream>> {
-    let tcp = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).await?;
-    tcp.set_nodelay(true)?;
-    let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
-    tls.connect(name, tcp).await
+    async fn dial(&self, tls: &TlsConnector, port: u16) -> io::Result<TlsStream<TcpStream>> {
+        let socket = TcpSocket::new_v4()?;
+        if self.narrow {
+            socket.set_recv_buffer_size(NARROW)?;
+        }
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let tcp = socket.connect(address).await?;
+        tcp.set_nodelay(true)?;
+        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+        tls.connect(name, tcp).await
+    }
 }
 
 /// Bounds a wait.

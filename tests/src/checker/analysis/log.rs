@@ -126,6 +126,12 @@ impl<'h> Log<'h> {
         Some(self.publishes.get(key)?.completed)
     }
 
+    /// What is known to stand after `place`, in order.
+    pub(super) fn after(&self, place: Place) -> impl Iterator<Item = &'h Publish> {
+        let keys = self.places.range((Excluded(place), Unbounded));
+        keys.filter_map(|(_, key)| self.publish(*key))
+    }
+
     /// Plain publishes that somebody received, and that no subscriber saw.
     pub(super) fn without_place(&self) -> impl Iterator<Item = &'h Publish> {
         self.history.publishes.iter().filter(|publish| {

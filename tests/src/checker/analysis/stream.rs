@@ -39,7 +39,7 @@ struct Walk<'w, 'h> {
     last: Option<Place>,
     seen: HashSet<Place>,
     keys: HashMap<Key, Place>,
-    gaps: Vec<Gap<'h>>,
+    gaps: Vec<Gap>,
     /// When the last plain message that it saw was begun.
     plain: Option<Moment>,
     found: &'w mut Vec<Violation>,
@@ -123,8 +123,8 @@ impl Walk<'_, '_> {
         let told = from.map_or_else(|| "?".into(), |from| from.to_string());
         let from = from.or(self.last).unwrap_or(to);
         let gap = Gap::new(self.log, from, to, reason, at);
-        if gap.fault.is_none() {
-            let why = format!("gap {told} to {to} ({reason}) without a fault that explains it");
+        if !gap.explained {
+            let why = format!("gap {told} to {to} ({reason}) without anything that explains it");
             self.says(Kind::FalseGap, at, why);
         }
         self.gaps.push(gap);

@@ -5,7 +5,9 @@ use rand::rngs::StdRng;
 
 use super::*;
 use crate::checker::bugs::BUGS;
-use crate::checker::history::{Fault, Item, Key, Loss, Outcome, Place, Publish, Stream, Via};
+use crate::checker::history::{
+    Fault, Item, Key, Loss, Outcome, Place, Publish, Retention, Stream, Via,
+};
 
 const EPOCH: u64 = 1000;
 
@@ -29,6 +31,7 @@ fn publish(n: u64) -> Publish {
     Publish {
         key: key(0, n),
         channel: 0,
+        size: 871,
         invoked: at(n),
         completed: at(n) + Duration::from_millis(2),
         outcome: Outcome::Acknowledged(Some(place(n))),
@@ -91,6 +94,7 @@ fn good() -> History {
             .map(|_| stream((1..=100).map(event).collect()))
             .collect(),
         faults: Vec::new(),
+        retention: None,
     }
 }
 
@@ -264,6 +268,54 @@ fn a_gap_that_is_told_late_is_explained_by_what_happened_then_and_not_since() {
         let (_, gap) = gap(50, 50, "recorder_away");
         history.streams[0].items.insert(index(51), (at(101), gap));
         assert_eq!(kinds(&history).is_empty(), explained);
+    }
+}
+
+#[test]
+fn a_gap_that_says_dropped_needs_that_enough_has_come_since_or_time_has_passed() {
+    // Each event takes 1000 bytes. What follows 40 was published at 410 ms, and the gap is told at 606.
+    for (bytes, age, explained) in [
+        (6 * 20_000, 1000, true),
+        (6 * 20_001, 1000, false),
+        (usize::MAX, 246, true),
+        (usize::MAX, 247, false),
+    ] {
+        for reason in ["trimmed", "slow", "recorder_away"] {
+            let mut history = good();
+            let items = &mut history.streams[0].items;
+            items.splice(index(41)..=index(60), [gap(40, 60, reason)]);
+            assert_eq!(kinds(&history), [Kind::FalseGap]);
+            let age = Duration::from_millis(age);
+            history.retention = Some(Retention { bytes, age });
+            let expected = explained && reason != "recorder_away";
+            assert_eq!(kinds(&history).is_empty(), expected, "{bytes} {age:?}");
+        }
+    }
+}
+
+#[test]
+fn what_was_not_dropped_is_owed_though_little_is_retained() {
+    let mut history = good();
+    let age = Duration::from_millis(100);
+    history.retention = Some(Retention { bytes: 1, age });
+    history.streams[0].items.remove(index(50));
+    assert_eq!(kinds(&history), [Kind::Missing]);
+}
+
+#[test]
+fn a_gap_in_what_is_recorded_is_explained_by_what_happened_since_the_plain_event_before_it() {
+    for (from, until, explained) in [
+        (2, 8, false),
+        (2, 12, true),
+        (30, 40, true),
+        (70, 75, false),
+    ] {
+        let mut history = with_plain();
+        history.faults = vec![fault(Loss::Plain, from, until)];
+        history.streams[0]
+            .items
+            .insert(index(61), gap(60, 60, "recorder_away"));
+        assert_eq!(kinds(&history).is_empty(), explained, "{from} to {until}");
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) async fn follow(
                 return Ok(());
             }
         }
+        notes.stall().await;
     }
     Err(io::Error::other("ended"))
 }

@@ -13,7 +13,7 @@ pub(super) async fn follow(
     door: u16,
     notes: &mut Notes,
 ) -> io::Result<()> {
-    let mut connection = shared.entrance.http1(door).await?;
+    let mut connection = subscriber.entrance(shared).http1(door).await?;
     connection
         .write(request(subscriber, shared, notes).as_bytes())
         .await?;
@@ -26,6 +26,7 @@ pub(super) async fn follow(
         if notes.add_all(lines.feed(&chunk)) {
             return Ok(());
         }
+        notes.stall().await;
     }
     Err(io::Error::other("ended"))
 }
