@@ -7,6 +7,8 @@
     reason = "what can't go on fails its test"
 )]
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -279,7 +281,7 @@ async fn a_gateway_that_starts_without_its_store_serves_and_finds_it_later() {
             "rate = 10\nperiod = \"1h\"\nscope = \"global\"",
         ),
         format!(
-            "[limits.store]\nurl = \"{}\"\nexpected_gateways = 2\n",
+            "[limits.store]\nurl = \"{}\"\nexpected_gateways = 2\ntimeout = \"100ms\"\n",
             redis.url()
         ),
     ];
@@ -383,6 +385,43 @@ async fn a_store_that_forgets_while_connected_refills_nothing() {
         line.contains("the limit store has lost its memory")
             .then_some(())
     });
+}
+
+#[tokio::test]
+async fn a_store_that_forgets_while_questions_wait_for_it_refills_nothing() {
+    let pair = Pair::patient("rate = 20\nperiod = \"1h\"").await;
+    let names = ["alice", "bob", "carol", "dave"];
+    let bearers = names.map(|name| bearer_of(&pair.site, name));
+    for bearer in &bearers {
+        assert_eq!(passed(&pair.one, bearer, 15).await, 15);
+    }
+    // Busy for some 50 ms after it: one question is on its way then, the others wait for its answer.
+    let script = "redis.call('FLUSHALL') for i = 1, 4000000 do end return 1";
+    let mut store = TcpStream::connect(("127.0.0.1", pair.redis.port)).unwrap();
+    let mut client = Connection::open(pair.one.port, &pair.one.ca).await;
+    let command = format!(
+        "*3\r\n$4\r\nEVAL\r\n${}\r\n{script}\r\n$1\r\n0\r\n",
+        script.len()
+    );
+    store.write_all(command.as_bytes()).unwrap();
+    let mut open = Vec::new();
+    for bearer in &bearers {
+        let mut call = client.call(PATH, &[("authorization", bearer)]).await;
+        call.send.send_data(vec![0; 5].into(), true).unwrap();
+        open.push(call);
+    }
+    let mut first = Vec::new();
+    for call in open {
+        first.push(usize::from(call.answer().await.status().code == 0));
+    }
+    let mut answer = [0; 4];
+    store.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b":1\r\n");
+    for ((name, bearer), first) in names.iter().zip(&bearers).zip(first) {
+        let all = first + passed(&pair.one, bearer, 20).await;
+        assert!(all <= 5, "{name}: {all}");
+    }
+    client.close().await;
 }
 
 #[tokio::test]

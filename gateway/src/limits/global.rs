@@ -109,7 +109,7 @@ impl Global {
         let standing = self.store.standing();
         let (verdict, ask, place) = self.with(key, parts, &standing, |lease, now, place| {
             let (verdict, question) = lease.take(now, &self.terms, &standing, waits);
-            let ask = question.map(|question| self.question(key, place, lease, question));
+            let ask = question.map(|question| self.question(key, place, lease, question, &standing));
             (verdict, ask, place)
         });
         if let Some(ask) = ask
@@ -132,6 +132,7 @@ impl Global {
         place: Place,
         lease: &Lease,
         question: Question,
+        standing: &Standing,
     ) -> Ask {
         Ask {
             rate: Arc::clone(self),
@@ -139,6 +140,7 @@ impl Global {
             place,
             digest: lease.digest,
             question,
+            connection: standing.connection,
         }
     }
 
@@ -201,7 +203,7 @@ impl Global {
         let (now, standing) = (self.ticks.now(), self.store.standing());
         self.leases.sweep(now, |key, place, lease| {
             if let Some(question) = lease.settle(now, &self.terms, &standing) {
-                send(self.question(key, place, lease, question));
+                send(self.question(key, place, lease, question, &standing));
             }
         });
     }
@@ -213,7 +215,7 @@ impl Global {
         let (key, place) = (ask.key, ask.place);
         let more = self.leases.at(key, place, |lease| {
             let question = lease.answered(now, calls, answer, &self.terms, &standing)?;
-            Some(self.question(key, place, lease, question))
+            Some(self.question(key, place, lease, question, &standing))
         });
         self.tell(key);
         more.flatten()

@@ -46,6 +46,8 @@ pub(super) struct Ask {
     pub(super) place: Place,
     pub(super) digest: Digest,
     pub(super) question: Question,
+    /// That of the [`Standing`] under which it was asked: on a later one it says too little.
+    pub(super) connection: u32,
 }
 
 /// See the module's comment.

@@ -149,6 +149,7 @@ impl Keeper {
             }
             let rest = self.settling.len().min(BATCH - batch.len());
             batch.extend(self.settling.drain(..rest));
+            self.drop_outdated(&mut batch);
             let beat = (Instant::now() >= beat_at).then_some(LIFE);
             if batch.is_empty() && beat.is_none() {
                 continue;
@@ -171,6 +172,15 @@ impl Keeper {
                     return why;
                 }
             }
+        }
+    }
+
+    /// What was asked before the store was known to be another one, or to have lost its memory, does
+    /// not say what the asker saw there: it is asked anew.
+    fn drop_outdated(&self, batch: &mut Vec<Ask>) {
+        let connection = self.state.connection.load(Ordering::Relaxed);
+        for ask in batch.extract_if(.., |ask| ask.connection != connection) {
+            ask.rate.unanswered(&ask);
         }
     }
 
