@@ -109,7 +109,8 @@ impl Global {
         let standing = self.store.standing();
         let (verdict, ask, place) = self.with(key, parts, &standing, |lease, now, place| {
             let (verdict, question) = lease.take(now, &self.terms, &standing, waits);
-            let ask = question.map(|question| self.question(key, place, lease, question, &standing));
+            let ask =
+                question.map(|question| self.question(key, place, lease, question, &standing));
             (verdict, ask, place)
         });
         if let Some(ask) = ask

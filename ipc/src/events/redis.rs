@@ -126,7 +126,7 @@ impl RedisLog {
             known,
             settings,
         };
-        log.keep(PublisherLink::new(&log.publisher));
+        log.keep(PublisherLink::new(&log.publisher, Arc::clone(&log.health)));
         if log.settings.usage == LogUse::Gateway {
             log.follow();
         }

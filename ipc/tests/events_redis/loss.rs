@@ -1,6 +1,11 @@
 //! A store that dies, stops, forgets or is out of reach: open subscriptions go on by themselves, and
 //! are told whenever something may have been lost, and else not.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -71,6 +76,46 @@ async fn a_redis_that_is_killed_and_comes_back_empty_is_a_gap_and_the_stream_goe
     }
     let mut fresh = resume(&other, gap.to).await;
     expect_event(&mut fresh, "after").await;
+}
+
+/// Publishes all the time on a channel of no concern, as Sentinels do; until it is true.
+fn noise(port: u16, end: Arc<AtomicBool>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        while !end.load(Ordering::Relaxed) {
+            let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)) else {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            };
+            let mut answer = [0; 64];
+            while !end.load(Ordering::Relaxed)
+                && server.write_all(b"PUBLISH noise -\r\n").is_ok()
+                && matches!(server.read(&mut answer), Ok(1..))
+            {}
+        }
+    })
+}
+
+#[tokio::test]
+async fn what_others_publish_elsewhere_adds_no_gap_of_its_own_to_that_of_a_loss() {
+    let mut server = RedisServer::start();
+    let log = connect(&server).await;
+    let mut subscription = subscribe(&log).await;
+    let end = Arc::new(AtomicBool::new(false));
+    let noise = noise(server.port(), Arc::clone(&end));
+    for round in ["1", "2", "3", "4", "5"] {
+        server.kill();
+        until(&log, false).await;
+        server.start_again();
+        publish_at_last(&log, round).await;
+        until_recording(&log).await;
+        let got = read_to(&mut subscription, round).await;
+        assert_eq!(reasons(&got), [GapReason::StoreLostData], "{round}");
+    }
+    publish(&log, "end").await.unwrap();
+    let got = read_to(&mut subscription, "end").await;
+    assert_eq!(reasons(&got), []);
+    end.store(true, Ordering::Relaxed);
+    noise.join().unwrap();
 }
 
 #[tokio::test]

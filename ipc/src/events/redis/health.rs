@@ -1,11 +1,15 @@
 //! Whether the connections to Redis stand, for status, refusals and waits.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::events::log::StoreStatus;
+
+/// How long the other links wait for the recorder.
+const RECORDER_FIRST: Duration = Duration::from_secs(1);
 
 /// One of the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +48,8 @@ enum Standing {
     Unused,
     /// The first try has not ended.
     Untried,
-    Up,
+    /// With the server of this run id.
+    Up(Arc<str>),
     /// The words say why.
     Down(String),
 }
@@ -76,10 +81,10 @@ impl Health {
         });
     }
 
-    /// The link stands. `again`: it was lost before.
-    pub(super) fn set_up(&self, link: Link, again: bool) {
+    /// The link stands, with the server of this run id. `again`: it was lost before.
+    pub(super) fn set_up(&self, link: Link, run: Arc<str>, again: bool) {
         self.state.send_modify(|state| {
-            state.set(link, Standing::Up);
+            state.set(link, Standing::Up(run));
             state.reconnects += u64::from(again && link == Link::Tail);
         });
     }
@@ -133,8 +138,23 @@ impl Health {
 
     /// Waits until this link stands, at most so long.
     pub(super) async fn wait_up(&self, link: Link, limit: Duration) {
-        let up = self.wait(|state| matches!(state.get(link), Standing::Up));
+        let up = self.wait(|state| matches!(state.get(link), Standing::Up(_)));
         let _ = timeout(limit, up).await;
+    }
+
+    /// Waits until the recorder, if there is one, stands with the server of this run id; at most
+    /// [`RECORDER_FIRST`].
+    ///
+    /// Whoever finds a server that has lost its data begins a new epoch there. The recorder does so
+    /// in the very step from which on it misses nothing. After any other, what came in between may
+    /// be missing, and that has to be said by one more gap.
+    pub(super) async fn recorder_first(&self, run: &str) {
+        let stands = self.wait(|state| match state.get(Link::Recorder) {
+            Standing::Up(with) => **with == *run,
+            Standing::Unused => true,
+            Standing::Untried | Standing::Down(_) => false,
+        });
+        let _ = timeout(RECORDER_FIRST, stands).await;
     }
 
     async fn wait(&self, reached: impl FnMut(&State) -> bool) {
@@ -168,7 +188,7 @@ impl Standing {
 
     fn trouble(&self) -> Option<String> {
         match self {
-            Self::Up | Self::Unused => None,
+            Self::Up(_) | Self::Unused => None,
             Self::Untried => Some("not connected yet".to_owned()),
             Self::Down(why) => Some(why.clone()),
         }

@@ -47,6 +47,9 @@ pub(super) trait Purpose: Send {
     /// Uses the connection until it is lost, and says why it is.
     async fn serve(&mut self, live: Self::Live, pulse: &Arc<Pulse>) -> RedisError;
 
+    /// The run id of the server at its other end.
+    fn run(live: &Self::Live) -> &Arc<str>;
+
     /// The connection must not be used any more; also called when opening it failed.
     fn lost(&mut self);
 
@@ -83,7 +86,7 @@ async fn keep<P: Purpose>(
         let pulse = Arc::new(Pulse::new());
         let why = match purpose.open(dialer, &pulse).await {
             Ok(live) => {
-                story.up();
+                story.up(P::run(&live));
                 let since = Instant::now();
                 let why = purpose.serve(live, &pulse).await;
                 pauses.lived(since.elapsed());
@@ -190,11 +193,11 @@ impl Story {
         }
     }
 
-    fn up(&mut self) {
+    fn up(&mut self, run: &Arc<str>) {
         let (store, link) = (self.health.address(), self.link.name());
         let again = self.stood_before;
         info!(store, link, again, "event store connected");
-        self.health.set_up(self.link, again);
+        self.health.set_up(self.link, Arc::clone(run), again);
         self.standing = Some(true);
         self.stood_before = true;
     }

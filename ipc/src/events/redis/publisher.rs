@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::health::Link;
+use super::health::{Health, Link};
 use super::keep::{Pulse, Purpose, is_answer, lost};
 use super::known::Known;
 use super::scripts;
@@ -303,14 +303,16 @@ fn given_up() -> PublishError {
 /// Keeps the publisher's connection.
 pub(super) struct PublisherLink {
     shared: Arc<Shared>,
+    health: Arc<Health>,
     /// Ends what waits on the connection, when it is lost and when nobody keeps it any more.
     standing: Option<DropGuard>,
 }
 
 impl PublisherLink {
-    pub(super) fn new(publisher: &Publisher) -> Self {
+    pub(super) fn new(publisher: &Publisher, health: Arc<Health>) -> Self {
         Self {
             shared: Arc::clone(&publisher.shared),
+            health,
             standing: None,
         }
     }
@@ -332,6 +334,7 @@ impl Purpose for PublisherLink {
             }
         };
         let server = pulse.answer(Server::connect(dialer, closed)).await?;
+        self.health.recorder_first(&server.run).await;
         let lost = CancellationToken::new();
         self.shared.line.store(Some(Arc::new(Line {
             server: server.clone(),
@@ -357,6 +360,10 @@ impl Purpose for PublisherLink {
                 _ => {}
             }
         }
+    }
+
+    fn run(live: &Server) -> &Arc<str> {
+        &live.run
     }
 
     fn lost(&mut self) {

@@ -356,6 +356,10 @@ impl Purpose for RecorderLink {
         }
     }
 
+    fn run(live: &Recording) -> &Arc<str> {
+        &live.server.run
+    }
+
     fn lost(&mut self) {
         self.health.set_recording(false);
         if let Some(live) = self.current.take() {

@@ -31,9 +31,6 @@ const MAX_READ: usize = 128;
 /// The longest that a reading waits. Well below what counts as dead.
 const BLOCK: Duration = Duration::from_secs(1);
 const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// How long a tail that comes back waits for the recorder to do so: who sees the gap of a loss may
-/// take it that from there on everything is recorded.
-const RECORDER_FIRST: Duration = Duration::from_secs(1);
 
 /// What could not be taken as it was.
 #[derive(Default)]
@@ -210,7 +207,7 @@ impl Purpose for TailLink {
             }
         };
         let server = pulse.answer(Server::connect(dialer, closed)).await?;
-        self.health.wait_up(Link::Recorder, RECORDER_FIRST).await;
+        self.health.recorder_first(&server.run).await;
         let mut following = Following {
             server,
             clock: Clock::new(0),
@@ -227,6 +224,10 @@ impl Purpose for TailLink {
                 return error;
             }
         }
+    }
+
+    fn run(live: &Following) -> &Arc<str> {
+        &live.server.run
     }
 
     fn lost(&mut self) {}
