@@ -293,3 +293,27 @@ fn a_gateway_that_does_not_answer_makes_the_answer_unsure_and_not_wrong() {
     events.gateway.process.signal(rustix::process::Signal::CONT);
     assert_eq!(renew(&second, &events.header, &name).status, 204);
 }
+
+#[test]
+fn whoever_merely_watches_the_channels_of_redis_is_not_waited_for() {
+    let redis = Redis::start();
+    let config = Config::default().events(&format!("store = \"{}\"", redis.url()));
+    let events = Events::with(&config);
+    let second = events.sibling(&config);
+    let mut watch = std::process::Command::new("redis-cli");
+    watch.args(["-p", &redis.port.to_string(), "PSUBSCRIBE", "*"]);
+    let watching = Process::spawn("watching", &watch);
+    watching.line("the subscription", |line| {
+        line.contains("psubscribe").then_some(())
+    });
+    let (_sse, name) = stream(&events, 60);
+    let header = events.bearer(&token(3600));
+    let nobody = "11111111-2222-4333-8444-555555555555";
+    let gone = renew(&second, &header, nobody);
+    assert_eq!(reason(&gone), (404, "unknown_stream".into()));
+    let renewed = renew(&second, &header, &name);
+    assert_eq!(renewed.status, 204, "{}", renewed.text());
+    watching.line("what they ask each other", |line| {
+        line.contains(nobody).then_some(())
+    });
+}

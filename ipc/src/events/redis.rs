@@ -6,7 +6,8 @@
 //! channel, exactly as given. Up to three connections, whatever the number of subscribers: the
 //! *publisher* carries publishes, pipelined; the *tail* follows the stream and feeds the ring, from
 //! which all subscribers read; the *recorder* hears what others publish on Redis itself, and appends
-//! it where this process holds the lease for that. See each of them for its bounds.
+//! it where this process holds the lease for that. See each of them for its bounds. Where replicas
+//! must have an event before its publish is answered, the publisher has one more to wait for them.
 //!
 //! A position is an epoch and an offset. The epoch rises whenever the server is another than before
 //! or has lost what this process has seen, so an old position never means a new event; the change is
@@ -50,6 +51,7 @@ use super::subscription::{self, LogSubscription};
 use crate::RedisDialer;
 use crate::error::IpcResult;
 
+mod confirm;
 mod entries;
 mod health;
 mod keep;
@@ -110,14 +112,15 @@ impl RedisLog {
         let authorities = settings.ca_file.as_deref().map(read).transpose()?;
         let dialer = RedisDialer::new(url, authorities)
             .map_err(|error| invalid(format!("event store: {error}")))?;
+        let dialer = Arc::new(dialer);
         let known = Arc::new(Known::new());
         let stop = CancellationToken::new();
         let log = Self {
             health: Arc::new(Health::new(dialer.address().to_owned())),
-            publisher: Publisher::new(&settings, Arc::clone(&known)),
+            publisher: Publisher::new(&settings, Arc::clone(&known), &dialer),
             ring: Arc::new(Ring::following(settings.clone())),
             counters: Arc::default(),
-            dialer: Arc::new(dialer),
+            dialer,
             runtime: Handle::current(),
             following: AtomicBool::new(false),
             tasks: Mutex::default(),
@@ -266,6 +269,8 @@ impl EventLog for RedisLog {
             recorded: self.ring.recorded(),
             ignored: self.counters.ignored(),
             oversized: self.counters.oversized(),
+            not_utf8: self.ring.payloads.not_utf8(),
+            not_json: self.ring.payloads.not_json(),
             ..self.health.status()
         }
     }

@@ -41,8 +41,10 @@ pub struct LogSettings {
     /// How many replicas of the store must have confirmed an event before its publish is answered
     /// (default 0). Each publish then also waits for them, within its timeout.
     pub replicas: usize,
-    /// The pause between tries to reconnect in the first 30 s (default 100 ms). After that it doubles
-    /// with each failure. Each pause is shortened by up to half at random.
+    /// The pause between tries to reconnect in the first 30 s (default 50 ms). After that one
+    /// connection goes on so as long as nobody answers; the others are tried when it stands, and
+    /// else less and less often: the pause doubles with each failure. Each pause is shortened by up
+    /// to half at random.
     pub reconnect_min: Duration,
     /// The longest pause between tries to reconnect (default 1 s).
     pub reconnect_max: Duration,
@@ -61,7 +63,7 @@ impl Default for LogSettings {
             max_payload: 1 << 20,
             publish_timeout: Duration::from_secs(2),
             replicas: 0,
-            reconnect_min: Duration::from_millis(100),
+            reconnect_min: Duration::from_millis(50),
             reconnect_max: Duration::from_secs(1),
             usage: LogUse::Gateway,
             ca_file: None,

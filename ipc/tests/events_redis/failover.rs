@@ -4,8 +4,12 @@
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use intellirouter::events::{EventLog, GapReason, LogSettings, LogUse, PublishError, RedisLog};
+use intellirouter::events::{
+    EventLog, GapReason, LogSettings, LogUse, PublishError, Published, RedisLog,
+};
 
 use crate::reading::{channel, expect_event};
 use crate::redis_server::RedisServer;
@@ -209,7 +213,7 @@ async fn a_publish_that_must_be_confirmed_by_replicas_is_an_error_if_too_few_do(
     let settings = LogSettings {
         replicas: 1,
         usage: LogUse::Service,
-        publish_timeout: std::time::Duration::from_millis(500),
+        publish_timeout: Duration::from_millis(500),
         ..LogSettings::default()
     };
     let log = RedisLog::connect(&master.url(), settings).await.unwrap();
@@ -240,4 +244,102 @@ async fn a_publish_that_must_be_confirmed_by_replicas_is_an_error_if_too_few_do(
     let repeated = log.publish(&step, payload(), Some("key")).await.unwrap();
     assert!(repeated.duplicate);
     expect_event(&mut subscription, "unsure").await;
+}
+
+/// A log that wants one replica to have each event, and waits for it so long.
+async fn with_a_replica(master: &RedisServer, publish_timeout: Duration) -> Arc<RedisLog> {
+    let settings = LogSettings {
+        replicas: 1,
+        usage: LogUse::Service,
+        publish_timeout,
+        ..LogSettings::default()
+    };
+    let log = RedisLog::connect(&master.url(), settings).await.unwrap();
+    Arc::new(log)
+}
+
+/// What becomes of so many publishes at once.
+async fn publish_at_once(
+    log: &Arc<RedisLog>,
+    count: usize,
+) -> Vec<Result<Published, PublishError>> {
+    let publishing = (0..count).map(|number| publish(log, number.to_string()));
+    futures_util::future::join_all(publishing).await
+}
+
+#[tokio::test]
+async fn while_a_replica_is_away_publishes_do_not_wait_for_one_another() {
+    let master = RedisServer::start();
+    let limit = Duration::from_secs(1);
+    let log = with_a_replica(&master, limit).await;
+    let mut subscription = subscribe(&log).await;
+    let began = Instant::now();
+    for outcome in publish_at_once(&log, 30).await {
+        assert!(outcome.unwrap_err().outcome_unknown());
+    }
+    let took = began.elapsed();
+    assert!(took < limit * 2, "{took:?}");
+    // They are published nevertheless, and so is the next one, at once.
+    assert!(publish(&log, "last").await.unwrap_err().outcome_unknown());
+    let got = read_to(&mut subscription, "last").await;
+    assert_eq!(payloads(&got).len(), 31);
+    let took = began.elapsed();
+    assert!(took < limit * 3, "{took:?}");
+
+    let replica = replica_of(&master);
+    in_step(&master).await;
+    publish(&log, "with one").await.unwrap();
+    drop(replica);
+}
+
+#[tokio::test]
+async fn publishes_that_wait_at_the_same_time_are_confirmed_together() {
+    let master = RedisServer::start();
+    let _replica = replica_of(&master);
+    in_step(&master).await;
+    let log = with_a_replica(&master, Duration::from_secs(10)).await;
+    for outcome in publish_at_once(&log, 500).await {
+        outcome.unwrap();
+    }
+    let info = master.cli(&["INFO", "commandstats"]);
+    let waits = info.split("cmdstat_wait:calls=").nth(1).unwrap();
+    let waits: usize = waits.split(',').next().unwrap().parse().unwrap();
+    assert!((1..=100).contains(&waits), "{waits} for 500 publishes");
+}
+
+#[tokio::test]
+async fn a_replica_that_lags_is_waited_for_and_what_it_then_has_is_confirmed() {
+    let master = RedisServer::start();
+    let replica = replica_of(&master);
+    in_step(&master).await;
+    let log = with_a_replica(&master, Duration::from_secs(10)).await;
+    replica.pause();
+    let publishing = tokio::spawn({
+        let log = Arc::clone(&log);
+        async move { publish_at_once(&log, 20).await }
+    });
+    // Longer than a connection may be silent.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!publishing.is_finished());
+    assert!(log.status().connected, "{:?}", log.status());
+    replica.resume();
+    for outcome in publishing.await.unwrap() {
+        outcome.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_connection_that_waits_for_replicas_is_made_again_when_it_is_lost() {
+    let master = RedisServer::start();
+    let _replica = replica_of(&master);
+    in_step(&master).await;
+    let log = with_a_replica(&master, Duration::from_secs(10)).await;
+    for payload in ["one", "two"] {
+        publish(&log, payload).await.unwrap();
+        let clients = master.cli(&["CLIENT", "LIST"]);
+        let waiting = clients.lines().find(|client| client.contains("cmd=wait"));
+        let id = waiting.unwrap().split(' ').next().unwrap();
+        master.cli(&["CLIENT", "KILL", "ID", id.trim_start_matches("id=")]);
+    }
+    assert!(log.status().connected, "{:?}", log.status());
 }

@@ -382,7 +382,7 @@ async fn a_redis_that_returns_is_found_at_once() {
     server.kill();
     until(&log, false).await;
     let mut took = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..9 {
         server.start_again();
         let returned = Instant::now();
         until(&log, true).await;
@@ -390,9 +390,10 @@ async fn a_redis_that_returns_is_found_at_once() {
         server.kill();
         until(&log, false).await;
     }
-    // Pauses are 100 ms at most; the rest is a busy machine's.
     took.sort();
-    assert!(took[2] < Duration::from_millis(500), "{took:?}");
+    println!("found after {took:?}");
+    // Not the longest: a busy machine has its part in it.
+    assert!(took[4] <= Duration::from_millis(100), "{took:?}");
 }
 
 #[tokio::test]
@@ -426,7 +427,7 @@ async fn a_redis_that_becomes_a_replica_is_given_up_and_nothing_is_published_the
 async fn a_full_store_takes_events_again_once_old_ones_have_to_go() {
     let server = RedisServer::start();
     let settings = intellirouter::events::LogSettings {
-        retain_age: Duration::from_secs(2),
+        retain_age: Duration::from_secs(4),
         ..Default::default()
     };
     let log = RedisLog::connect(&server.url(), settings).await.unwrap();

@@ -14,6 +14,7 @@ mod redis_server;
 
 mod basic;
 mod failover;
+mod foreign;
 mod loss;
 mod plain;
 mod resume;

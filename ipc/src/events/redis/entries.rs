@@ -14,15 +14,36 @@ use crate::events::log::GapReason;
 use crate::events::position::Position;
 use crate::events::ring::{Found, What};
 
+/// Above this the scripts don't count exactly, so nothing of theirs is there.
+const HIGHEST: u64 = 1 << 53;
+
+/// What one reading brought.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// How many entries, also those without a place in a log.
+    pub(super) count: usize,
+    pub(super) entries: Vec<Entry>,
+}
+
+impl Reading {
+    /// Whether there is nothing in it but what has no place in a log. Who reads on gets it again.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.count > 0 && self.entries.is_empty()
+    }
+}
+
 /// The entries of one stream as XREAD gives them: none, or `{key: [[id, [field, value, …]], …]}`.
-pub(super) fn of_reply(reply: Value) -> Vec<Entry> {
+pub(super) fn of_reply(reply: Value) -> Reading {
     let Value::Map(mut streams) = reply else {
-        return Vec::new();
+        return Reading::default();
     };
     let Some((_, Value::Array(entries))) = streams.pop() else {
-        return Vec::new();
+        return Reading::default();
     };
-    entries.into_iter().filter_map(Entry::read).collect()
+    Reading {
+        count: entries.len(),
+        entries: entries.into_iter().filter_map(Entry::read).collect(),
+    }
 }
 
 /// An entry, not yet understood.
@@ -67,7 +88,8 @@ impl Entry {
             }
         }
         // The scripts count from 1.
-        (position.offset > 0).then_some(entry)
+        let counted = (1..=HIGHEST).contains(&position.offset);
+        (counted && position.epoch <= HIGHEST).then_some(entry)
     }
 
     /// As the ring takes it, when it is `now` at the store. The payload is at most `limit` bytes.
@@ -126,7 +148,7 @@ mod tests {
     }
 
     fn found(fields: &[&str]) -> Found {
-        let entry = of_reply(reply("7-3", fields)).pop().unwrap();
+        let entry = of_reply(reply("7-3", fields)).entries.pop().unwrap();
         entry.found(5000, 4)
     }
 
@@ -185,13 +207,12 @@ mod tests {
 
     #[test]
     fn what_has_no_place_in_a_log_is_left_out() {
-        for value in [
-            Value::Nil,
-            Value::Int(1),
-            reply("7-0", &[]),
-            reply("x", &[]),
-        ] {
-            assert!(of_reply(value).is_empty());
+        for value in [Value::Nil, Value::Int(1)] {
+            let reading = of_reply(value);
+            assert!(reading.entries.is_empty() && !reading.is_foreign());
+        }
+        for id in ["7-0", "x", "9007199254740993-1", "7-9007199254740993"] {
+            assert!(of_reply(reply(id, &[])).is_foreign(), "{id}");
         }
     }
 }

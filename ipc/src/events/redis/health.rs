@@ -41,6 +41,8 @@ struct State {
     recording: bool,
     since: SystemTime,
     reconnects: u64,
+    /// How often a link came to stand.
+    ups: u64,
 }
 
 enum Standing {
@@ -62,6 +64,7 @@ impl Health {
             recording: false,
             since: SystemTime::now(),
             reconnects: 0,
+            ups: 0,
         };
         Self {
             address,
@@ -85,6 +88,7 @@ impl Health {
     pub(super) fn set_up(&self, link: Link, run: Arc<str>, again: bool) {
         self.state.send_modify(|state| {
             state.set(link, Standing::Up(run));
+            state.ups += 1;
             state.reconnects += u64::from(again && link == Link::Tail);
         });
     }
@@ -93,6 +97,27 @@ impl Health {
         let why = format!("{} of {}: {why}", link.name(), self.address);
         self.state
             .send_modify(|state| state.set(link, Standing::Down(why)));
+    }
+
+    /// How often a link came to stand so far.
+    pub(super) fn ups(&self) -> u64 {
+        self.state.borrow().ups
+    }
+
+    /// Waits until a link stands that did not after so many times.
+    pub(super) async fn another_up(&self, ups: u64) {
+        self.wait(|state| state.ups != ups).await;
+    }
+
+    /// Whether this is the link that looks for a store that is away, for all: one that waits for no
+    /// other link.
+    pub(super) fn leads(&self, link: Link) -> bool {
+        let records = !matches!(self.state.borrow().get(Link::Recorder), Standing::Unused);
+        link == if records {
+            Link::Recorder
+        } else {
+            Link::Publisher
+        }
     }
 
     /// True if that is new.
@@ -122,6 +147,8 @@ impl Health {
             recorded: 0,
             ignored: 0,
             oversized: 0,
+            not_utf8: 0,
+            not_json: 0,
             reconnects: state.reconnects,
         }
     }

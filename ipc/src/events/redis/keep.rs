@@ -4,8 +4,10 @@
 //! process, a cut cable) it counts as lost when an answer is awaited and nothing was heard for
 //! [`DEAD_AFTER`]. Anything heard counts, so that an answer behind a flood of messages does not look
 //! like a dead server. In the first [`PATIENCE`] without a connection it is tried again at the
-//! shortest pause of [`LogSettings`], so that a server that comes back is found at once; after that
-//! less and less often, down to the longest pause.
+//! shortest pause of [`LogSettings`], so that a server that comes back is found at once. After that
+//! one connection goes on so as long as nobody answers; the others are tried less and less often, at
+//! the longest pause in the end, and when another one stands. A server that answers and refuses is
+//! asked less and less often by all.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,9 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::{ErrorKind, RedisError, RedisResult};
+use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -81,12 +83,15 @@ async fn keep<P: Purpose>(
     health: Arc<Health>,
     mut pauses: Pauses,
 ) {
-    let mut story = Story::new(purpose.link(), health);
+    let link = purpose.link();
+    let mut story = Story::new(link, Arc::clone(&health));
     loop {
         let pulse = Arc::new(Pulse::new());
+        let mut ups = health.ups();
         let why = match purpose.open(dialer, &pulse).await {
             Ok(live) => {
                 story.up(P::run(&live));
+                ups = health.ups();
                 let since = Instant::now();
                 let why = purpose.serve(live, &pulse).await;
                 pauses.lived(since.elapsed());
@@ -96,8 +101,17 @@ async fn keep<P: Purpose>(
         };
         purpose.lost();
         story.down(&why.to_string());
-        sleep(pauses.next()).await;
+        let (short, rest) = pauses.next(health.leads(link) && is_away(&why));
+        // In any case: connections that break as soon as they stand must not wake one another.
+        sleep(short).await;
+        let _ = timeout(rest, health.another_up(ups)).await;
     }
+}
+
+/// Whether nobody is there, or not yet.
+fn is_away(error: &RedisError) -> bool {
+    let loading = ErrorKind::Server(ServerErrorKind::BusyLoading);
+    error.is_io_error() || error.kind() == loading
 }
 
 /// Whether Redis itself said this error, so that the connection is in order.
@@ -233,12 +247,15 @@ impl Pauses {
         }
     }
 
-    fn next(&mut self) -> Duration {
+    /// The next pause: what it takes at least, and what of it is for naught once the store is there.
+    fn next(&mut self, patient: bool) -> (Duration, Duration) {
         let since = *self.failing.get_or_insert_with(Instant::now);
-        if since.elapsed() >= PATIENCE {
-            self.failures = self.failures.saturating_add(1);
+        if since.elapsed() < PATIENCE || patient {
+            return (self.backoff.delay(1), Duration::ZERO);
         }
-        self.backoff.delay(self.failures)
+        self.failures = self.failures.saturating_add(1);
+        let (short, pause) = (self.backoff.delay(1), self.backoff.delay(self.failures));
+        (short, pause.saturating_sub(short))
     }
 
     fn lived(&mut self, age: Duration) {
@@ -258,22 +275,96 @@ mod tests {
         let mut pauses = Pauses::new(&LogSettings::default());
         let mut total = Duration::ZERO;
         while total < PATIENCE {
-            let pause = pauses.next();
-            assert!((50..=100).contains(&pause.as_millis()), "{pause:?}");
+            let (pause, rest) = pauses.next(false);
+            assert!((25..=50).contains(&pause.as_millis()), "{pause:?}");
+            assert!(rest.is_zero());
             tokio::time::advance(pause).await;
             total += pause;
         }
-        for millis in [200, 400, 800, 1000, 1000] {
-            let pause = pauses.next().as_millis();
-            assert!(
-                (millis / 2..=millis).contains(&pause),
-                "{pause} of {millis}"
-            );
+        let mut whole = |patient| {
+            let (short, rest) = pauses.next(patient);
+            assert!((25..=50).contains(&short.as_millis()), "{short:?}");
+            (short + rest).as_millis()
+        };
+        for millis in [100, 200, 400, 800, 1000, 1000] {
+            let pause = whole(false);
+            let bounds = millis / 2..=millis;
+            assert!(bounds.contains(&pause), "{pause} of {millis}");
+            // The one that leads goes on.
+            assert!(whole(true) <= 50);
         }
         pauses.lived(Duration::from_millis(900));
-        assert!(pauses.next() >= Duration::from_millis(500));
+        assert!(pauses.next(false).1 >= Duration::from_millis(400));
         pauses.lived(SHORT_LIFE);
-        assert!(pauses.next() <= Duration::from_millis(100));
+        assert!(pauses.next(false).1.is_zero());
+    }
+
+    /// The purpose of a link whose store is away until it is told to be there.
+    struct Looks {
+        link: Link,
+        there: Arc<AtomicU64>,
+        tries: Arc<AtomicU64>,
+    }
+
+    #[async_trait]
+    impl Purpose for Looks {
+        type Live = Arc<str>;
+
+        fn link(&self) -> Link {
+            self.link
+        }
+
+        async fn open(&mut self, _: &RedisDialer, _: &Arc<Pulse>) -> RedisResult<Arc<str>> {
+            self.tries.fetch_add(1, Ordering::Relaxed);
+            match self.there.load(Ordering::Relaxed) {
+                0 => Err(lost("away")),
+                _ => Ok("run".into()),
+            }
+        }
+
+        fn run(live: &Arc<str>) -> &Arc<str> {
+            live
+        }
+
+        async fn serve(&mut self, _: Arc<str>, pulse: &Arc<Pulse>) -> RedisError {
+            pulse.closed().await
+        }
+
+        fn lost(&mut self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_was_away_for_an_hour_is_found_by_all_within_a_tenth_of_a_second() {
+        let settings = LogSettings::default();
+        let health = Arc::new(Health::new("store".to_owned()));
+        health.set_following();
+        let dialer = Arc::new(RedisDialer::new("redis://127.0.0.1:1", None).unwrap());
+        let there = Arc::new(AtomicU64::new(0));
+        let links = [Link::Publisher, Link::Tail, Link::Recorder];
+        let tries: [Arc<AtomicU64>; 3] = Default::default();
+        for (link, tries) in links.into_iter().zip(&tries) {
+            let purpose = Looks {
+                link,
+                there: Arc::clone(&there),
+                tries: Arc::clone(tries),
+            };
+            let stop = CancellationToken::new();
+            let (dialer, health) = (Arc::clone(&dialer), Arc::clone(&health));
+            tokio::spawn(alive(purpose, dialer, health, Pauses::new(&settings), stop));
+        }
+        sleep(Duration::from_secs(3600)).await;
+        let before = tries.each_ref().map(|tries| tries.load(Ordering::Relaxed));
+        sleep(Duration::from_secs(60)).await;
+        let after = tries.each_ref().map(|tries| tries.load(Ordering::Relaxed));
+        let [publisher, tail, recorder] = [0, 1, 2].map(|link| after[link] - before[link]);
+        assert!(publisher <= 121 && tail <= 121, "{publisher} and {tail}");
+        assert!((1200..=2400).contains(&recorder), "{recorder} in a minute");
+
+        there.store(1, Ordering::Relaxed);
+        let returned = Instant::now();
+        health.wait_for(true).await;
+        let took = returned.elapsed();
+        assert!(took <= Duration::from_millis(100), "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]

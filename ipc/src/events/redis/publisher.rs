@@ -9,6 +9,8 @@
 //! Payloads without an answer have at most [`MAX_UNANSWERED`] bytes; beyond it a publish is refused
 //! at once. One that its caller has given up counts on, in a task of its own, until Redis answers or
 //! the connection ends. There are at most 16,384 such tasks, since each takes [`COMMAND_OVERHEAD`].
+//!
+//! What replicas must have is waited for by [`Confirmer`], within the same timeout.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::confirm::Confirmer;
 use super::health::{Health, Link};
 use super::keep::{Pulse, Purpose, is_answer, lost};
 use super::known::Known;
@@ -50,7 +53,8 @@ pub(super) struct Publisher {
     shared: Arc<Shared>,
     room: Arc<Semaphore>,
     limit: Duration,
-    replicas: usize,
+    /// `None` if no replica must have it.
+    confirmer: Option<Arc<Confirmer>>,
 }
 
 /// What the publisher and the keeper of its connection share.
@@ -62,7 +66,12 @@ struct Shared {
 }
 
 impl Publisher {
-    pub(super) fn new(settings: &LogSettings, known: Arc<Known>) -> Self {
+    pub(super) fn new(
+        settings: &LogSettings,
+        known: Arc<Known>,
+        dialer: &Arc<RedisDialer>,
+    ) -> Self {
+        let confirmer = || Arc::new(Confirmer::new(Arc::clone(dialer), settings.replicas));
         Self {
             shared: Arc::new(Shared {
                 line: ArcSwapOption::empty(),
@@ -71,7 +80,7 @@ impl Publisher {
             }),
             room: Arc::new(Semaphore::new(MAX_UNANSWERED as usize)),
             limit: settings.publish_timeout,
-            replicas: settings.replicas,
+            confirmer: (settings.replicas > 0).then(confirmer),
         }
     }
 
@@ -86,7 +95,7 @@ impl Publisher {
             payload,
             key: key.map(Into::into),
             token: rand::random(),
-            replicas: self.replicas,
+            confirmer: self.confirmer.clone(),
             deadline: Instant::now() + self.limit,
             token_life: self.limit * 2 + TOKEN_MARGIN,
         };
@@ -190,11 +199,10 @@ impl Line {
         self.runtime.spawn(async move {
             let answer = tokio::select! {
                 biased;
-                answer = publish.send(server, &known) => answer,
+                answer = publish.send(server, &known, room) => answer,
                 // Also ends the task's hold on the connection, which would keep it alive.
                 () = lost.cancelled() => Err(Failure::Redis(lost_line())),
             };
-            drop(room);
             answer.map_err(|failure| failure.told(&pulse))
         })
     }
@@ -206,28 +214,36 @@ struct Publish {
     payload: Bytes,
     key: Option<Box<str>>,
     token: u128,
-    replicas: usize,
+    confirmer: Option<Arc<Confirmer>>,
     deadline: Instant,
     token_life: Duration,
 }
 
-enum Failure {
+pub(super) enum Failure {
     Redis(RedisError),
     Unconfirmed { acknowledged: usize, wanted: usize },
 }
 
 impl Publish {
     /// The payload goes as soon as the command holds a copy of it: this may wait long.
-    async fn send(self, mut server: Server, known: &Known) -> Result<Published, Failure> {
-        let (replicas, deadline) = (self.replicas, self.deadline);
+    async fn send(
+        mut self,
+        mut server: Server,
+        known: &Known,
+        mut room: OwnedSemaphorePermit,
+    ) -> Result<Published, Failure> {
+        let (confirmer, deadline) = (self.confirmer.take(), self.deadline);
         let call = self.into_call(&server.run, known.get());
         let answer = call.invoke_async(&mut server.connection).await;
         drop(call);
         let answer = answer.and_then(scripts::Publish::answer);
         let (position, duplicate) = answer.map_err(Failure::Redis)?;
         known.raise(position);
-        if replicas > 0 {
-            confirmed(&mut server, replicas, deadline).await?;
+        if let Some(confirmer) = confirmer {
+            // What waits for replicas has no payload any more.
+            let _waits = room.split(COMMAND_OVERHEAD);
+            drop(room);
+            confirmer.confirm(&server, deadline).await?;
         }
         Ok(Published {
             position,
@@ -245,28 +261,6 @@ impl Publish {
             key_life: IDEMPOTENCY_WINDOW,
         };
         publish.prepare(run, known)
-    }
-}
-
-/// Waits until so many replicas have everything that was written on this connection.
-async fn confirmed(server: &mut Server, wanted: usize, deadline: Instant) -> Result<(), Failure> {
-    // Zero would wait for ever.
-    let left = deadline.saturating_duration_since(Instant::now());
-    let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
-    let mut wait = redis::cmd("WAIT");
-    wait.arg(wanted).arg(left);
-    match wait.query_async::<usize>(&mut server.connection).await {
-        Ok(acknowledged) if acknowledged >= wanted => Ok(()),
-        Ok(acknowledged) => Err(Failure::Unconfirmed {
-            acknowledged,
-            wanted,
-        }),
-        // The event is published: that it is refused would not be true.
-        Err(error) if is_answer(&error) => Err(Failure::Unconfirmed {
-            acknowledged: 0,
-            wanted,
-        }),
-        Err(error) => Err(Failure::Redis(error)),
     }
 }
 

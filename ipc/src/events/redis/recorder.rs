@@ -45,7 +45,7 @@ pub(super) struct Coordinate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Item {
     pub(super) at: Coordinate,
-    /// How many messages it stands for.
+    /// How many messages it stands for, or less.
     pub(super) weight: u64,
     /// It stands for nothing before this mark; `None` if nobody can tell.
     since: Option<u64>,
@@ -126,8 +126,6 @@ pub(super) struct Recorder {
     heard: Option<i64>,
     kept: VecDeque<Item>,
     kept_bytes: usize,
-    /// The lease came before the first mark.
-    pending: Option<Standing>,
     /// Whether everything that came before what it keeps was recorded at the last tick.
     vouches: bool,
 }
@@ -147,7 +145,6 @@ impl Recorder {
             heard: None,
             kept: VecDeque::new(),
             kept_bytes: 0,
-            pending: None,
             vouches: false,
         }
     }
@@ -192,16 +189,28 @@ impl Recorder {
         self.first.get_or_insert(self.at);
         self.skip = word == "own";
         if matches!(word, "tick" | "free") {
+            if self
+                .heard
+                .zip(count)
+                .is_some_and(|(heard, count)| count < heard)
+            {
+                self.distrust();
+            }
             self.heard = count;
             if !self.counted {
                 self.counted = true;
                 self.heard_at_first = count.map(|count| count - self.since_first);
-                if let Some(standing) = self.pending.take() {
-                    self.take_over(&standing);
-                }
             }
         }
         Ok(word == "free")
+    }
+
+    /// The server's count went back: what it was before says nothing any more.
+    fn distrust(&mut self) {
+        self.heard_at_first = None;
+        for item in &mut self.kept {
+            item.heard_before = None;
+        }
     }
 
     /// A message on a channel was heard.
@@ -257,7 +266,6 @@ impl Recorder {
             lost = Some(match lost {
                 None => item,
                 Some(lost) => Item {
-                    weight: lost.weight + item.weight,
                     since: lost.since,
                     heard_before: lost.heard_before,
                     ..item
@@ -278,6 +286,8 @@ impl Recorder {
                 self.vouches = false;
             }
             Duty::Holder => self.push_gap(Item {
+                // Some may be on their way into the log, and count there.
+                weight: 0,
                 what: Recorded::Gap {
                     channel: None,
                     reason: GapReason::Trimmed,
@@ -292,7 +302,8 @@ impl Recorder {
         self.kept.push_front(gap);
     }
 
-    /// A tick was answered.
+    /// A tick was answered. The first that may bring the lease must come after the first mark with
+    /// a count.
     pub(super) fn ticked(&mut self, standing: &Standing) -> Result<(), Stale> {
         let epoch = standing.head.epoch;
         if *self.epoch.get_or_insert(epoch) != epoch {
@@ -302,13 +313,8 @@ impl Recorder {
         self.vouches = self.covers(standing);
         if !standing.holds {
             self.duty = Duty::Standby;
-            self.pending = None;
         } else if self.duty == Duty::Standby {
-            if self.counted {
-                self.take_over(standing);
-            } else {
-                self.pending = Some(*standing);
-            }
+            self.take_over(standing);
         }
         Ok(())
     }
@@ -322,7 +328,7 @@ impl Recorder {
         let recorded = standing.recorded.max(commit);
         let heard = standing.heard.zip(self.heard_at_first);
         self.first.is_some_and(|first| recorded >= first)
-            // More than there can be: the server's count was reset, and proves nothing.
+            // Not more: the server's count was reset then, and proves nothing.
             || heard.is_some_and(|(heard, at_first)| heard == at_first)
     }
 
@@ -372,7 +378,7 @@ impl Recorder {
 
     /// How far its records stand; `None` if that can't be said.
     pub(super) fn done(&self) -> Option<Done> {
-        if self.duty == Duty::Standby || self.pending.is_some() {
+        if self.duty == Duty::Standby {
             return None;
         }
         // Not all but what is kept: of what came elsewhere since then, nobody may conclude that what

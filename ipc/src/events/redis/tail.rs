@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use redis::{PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::time::Instant;
 
-use super::entries::{self, Entry};
+use super::entries::{self, Reading};
 use super::health::{Health, Link};
 use super::keep::{Pulse, Purpose};
 use super::known::Known;
@@ -103,8 +103,10 @@ impl TailLink {
         loop {
             let read = read(self.ring.head(), None);
             let answer = read.query_async(&mut following.server.connection);
-            let entries = entries::of_reply(pulse.answer(answer).await?);
-            if self.take(entries, following.clock) < MAX_READ {
+            let reading = entries::of_reply(pulse.answer(answer).await?);
+            // What has no place in a log would come again and again.
+            let stuck = reading.is_foreign();
+            if self.take(reading, following.clock) < MAX_READ || stuck {
                 self.reach(end);
                 return Ok(());
             }
@@ -117,16 +119,21 @@ impl TailLink {
         self.known.raise(end);
     }
 
-    /// Puts entries into the ring; returns how many.
-    fn take(&self, entries: Vec<Entry>, clock: Clock) -> usize {
+    /// Puts entries into the ring; returns how many were read.
+    fn take(&self, reading: Reading, clock: Clock) -> usize {
         let (now, limit) = (clock.now(), self.ring.limits().max_payload);
+        let Reading { count, entries } = reading;
         let found: Vec<Found> = entries.into_iter().map(|e| e.found(now, limit)).collect();
-        let count = found.len();
-        let Some(last) = found.last() else { return 0 };
+        let Some(last) = found.last() else {
+            return count;
+        };
         self.known.raise(last.position);
         if self.loaded {
-            let events = found.iter().filter(|f| matches!(f.what, What::Event(..)));
-            self.ring.count(events.count() as u64);
+            for found in &found {
+                if let What::Event(_, payload) = &found.what {
+                    self.ring.count(payload);
+                }
+            }
         }
         self.ring.follow(found);
         count
@@ -136,10 +143,12 @@ impl TailLink {
     async fn follow(&self, following: &mut Following, pulse: &Pulse) -> RedisResult<()> {
         let read = read(self.ring.head(), Some(BLOCK));
         let answer = read.query_async(&mut following.server.connection);
-        let entries = entries::of_reply(pulse.answer(answer).await?);
-        let silent = entries.is_empty();
-        self.take(entries, following.clock);
-        if silent || following.checked.elapsed() >= CHECK_EVERY {
+        let reading = entries::of_reply(pulse.answer(answer).await?);
+        let (silent, foreign) = (reading.count == 0, reading.is_foreign());
+        self.take(reading, following.clock);
+        if foreign {
+            self.adopt(following, pulse).await?;
+        } else if silent || following.checked.elapsed() >= CHECK_EVERY {
             self.check(following, pulse).await?;
         }
         Ok(())

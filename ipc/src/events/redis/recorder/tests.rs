@@ -92,13 +92,17 @@ impl Store {
             coming: VecDeque::new(),
         });
         let who = self.recorders.len() - 1;
-        self.tick(who, true);
+        self.tick(who, Claim::Looks);
+        self.arrive_some(who, 1);
+        let claim = self.recorders[who].recorder.claim();
+        self.tick(who, claim);
         who
     }
 
-    /// As the script `tick`, with its answer.
-    fn tick(&mut self, who: usize, announce: bool) {
-        let holds = self.lease.is_none_or(|holder| holder == who);
+    /// As the script `tick`, with its answer. Whoever lacks something need not wait here.
+    fn tick(&mut self, who: usize, claim: Claim) {
+        let takes = claim != Claim::Looks;
+        let holds = takes && self.lease.is_none_or(|holder| holder == who);
         let standing = Standing {
             head: Position {
                 epoch: self.epoch,
@@ -119,7 +123,7 @@ impl Store {
         if holds {
             self.lease = Some(who);
         }
-        if holds || announce {
+        if holds || !takes {
             self.say("tick", true);
         }
         self.recorders[who].recorder.ticked(&standing).unwrap();
@@ -151,7 +155,16 @@ impl Store {
         let Some(last) = items.last().map(|item| item.at) else {
             return 0;
         };
-        for item in &items {
+        self.append(&items);
+        if answered {
+            self.recorders[who].recorder.appended(last);
+        }
+        items.len()
+    }
+
+    /// What the script does with them.
+    fn append(&mut self, items: &[Item]) {
+        for item in items {
             if item.at <= self.recorded {
                 continue;
             }
@@ -164,10 +177,6 @@ impl Store {
                 Recorded::Gap { reason, .. } => Logged::Gap(*reason),
             });
         }
-        if answered {
-            self.recorders[who].recorder.appended(last);
-        }
-        items.len()
     }
 
     /// A recorder hears what there is and does its duty, until nothing is left to do.
@@ -178,15 +187,15 @@ impl Store {
 
     /// Its time comes.
     fn turn(&mut self, who: usize) {
-        self.arrive(who);
-        self.tick(who, false);
+        self.turn_without_recording(who);
         self.work(who);
     }
 
     /// It hears everything, and what it would record is on the way.
     fn turn_without_recording(&mut self, who: usize) {
         self.arrive(who);
-        self.tick(who, false);
+        let claim = self.recorders[who].recorder.claim();
+        self.tick(who, claim);
     }
 
     fn duty(&self, who: usize) -> Duty {
@@ -434,21 +443,10 @@ fn a_server_that_does_not_tell_its_count_gives_a_gap_rather_than_silence() {
     });
     let one = &mut store.recorders[0].recorder;
     assert_eq!(one.mark(b"tick 7 "), Ok(false));
-    store.tick(0, false);
+    store.tick(0, Claim::Lacks);
     store.record(0, 8, true);
     assert_eq!(store.gaps(), 1);
     assert_eq!(store.recorders[0].recorder.done().unwrap().heard, None);
-}
-
-#[test]
-fn the_lease_may_come_before_the_first_mark() {
-    let mut store = Store::new();
-    store.other("missed");
-    let one = store.connect();
-    assert_eq!(store.duty(one), Duty::Standby);
-    assert_eq!(store.recorders[one].recorder.done(), None);
-    store.arrive_some(one, 1);
-    assert_eq!(store.duty(one), Duty::Holder);
 }
 
 #[test]
@@ -553,6 +551,60 @@ fn a_holder_that_can_not_append_fast_enough_says_what_it_dropped() {
     assert_eq!(store.heard, Some(store.calls));
 }
 
+#[test]
+fn what_a_holder_drops_while_it_is_being_recorded_hides_nothing_that_is_missed_later() {
+    let mut store = Store::new();
+    let one = store.connect();
+    store.work(one);
+    for n in 0..MAX_KEPT {
+        store.other(n.to_string());
+    }
+    store.arrive(one);
+    // Two are on their way into the log when one more comes than can be kept.
+    let on_the_way = store.recorders[one].recorder.batch(2, usize::MAX);
+    store.other("one more");
+    store.arrive(one);
+    store.append(&on_the_way);
+    store.recorders[one].recorder.appended(on_the_way[1].at);
+    store.work(one);
+    // It dies before its next tick, and just as many are missed as were counted twice.
+    store.recorders.clear();
+    store.lease = None;
+    store.other("missed");
+    store.other("missed");
+    let two = store.connect();
+    store.work(two);
+    let away = Logged::Gap(GapReason::RecorderAway);
+    assert_eq!(store.log.last(), Some(&away));
+}
+
+#[test]
+fn a_count_that_goes_back_under_a_recorder_vouches_for_nothing_from_before() {
+    let mut recorder = Recorder::new(MAX_PAYLOAD);
+    recorder.mark(b"tick 1 7").unwrap();
+    let standing = |heard| Standing {
+        head: Position {
+            epoch: 1,
+            offset: 0,
+        },
+        holds: true,
+        commit: 0,
+        recorded: Coordinate::default(),
+        heard: Some(heard),
+    };
+    assert!(recorder.covers(&standing(7)));
+    recorder.ticked(&standing(7)).unwrap();
+    recorder.message(CHANNEL, Vec::new());
+    assert_eq!(recorder.done().unwrap().heard, Some(7));
+    // CONFIG RESETSTAT
+    recorder.mark(b"tick 2 3").unwrap();
+    assert_eq!(recorder.done().unwrap().heard, None);
+    assert!(!recorder.covers(&standing(7)));
+    let kept = recorder.oldest(1, 1)[0].at;
+    recorder.appended(kept);
+    assert_eq!(recorder.done().unwrap().heard, Some(3));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Own,
@@ -646,7 +698,8 @@ proptest! {
                 }
                 Step::Tick { who } => {
                     if let Some(&who) = alive.get(who) {
-                        store.tick(who, false);
+                        let claim = store.recorders[who].recorder.claim();
+                        store.tick(who, claim);
                     }
                 }
                 Step::Record { who, most, answered } => {

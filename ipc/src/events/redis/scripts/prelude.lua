@@ -11,7 +11,7 @@
 -- to record), rec_mark and rec_count (the coordinate of the last message that
 -- was recorded), commit (every message before this mark is recorded), held (until
 -- when the lease was taken), seg_* (where the last segment begins), keep_* (what is
--- retained).
+-- retained), calls and reset (what the server's statistics said at the last look).
 --
 -- A segment is a part of the log, named by what the books said when it began:
 -- entries, bytes, time. So the log is cut without reading it, at most a part in
@@ -19,9 +19,11 @@
 local LOG, BOOKS, SEGMENTS = KEYS[1], KEYS[2], KEYS[3]
 local RUN, KNOWN_EPOCH, KNOWN_OFFSET = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local OVERHEAD, PARTS = 128, 32
+-- Up to here numbers are exact.
+local HIGHEST = 2 ^ 53
 local FIELDS = {'epoch', 'offset', 'entries', 'bytes', 'mark', 'own', 'heard', 'rec_mark',
   'rec_count', 'commit', 'held', 'seg_entries', 'seg_bytes', 'seg_time', 'keep_bytes',
-  'keep_events', 'keep_age'}
+  'keep_events', 'keep_age', 'calls', 'reset'}
 
 local clock = redis.call('TIME')
 local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -48,29 +50,41 @@ local function save()
 end
 
 -- How many PUBLISH commands of others this server has carried out, on any
--- channel, give or take a constant of the epoch. False where it does not tell.
+-- channel, give or take a constant of the epoch; false where it does not tell.
+-- And true if CONFIG RESETSTAT was called since the last look, so that this count
+-- says nothing of what came before: it went back, or the time that such calls took
+-- is another (after a reset the call itself is the first that is counted; before
+-- Redis 7 it does not stand alone).
 local function others()
   local info = redis.pcall('INFO', 'commandstats')
-  if type(info) ~= 'string' then return false end
-  local calls = info:match('cmdstat_publish:calls=(%d+)') or '0'
-  return tonumber(calls) - books.own
+  if type(info) ~= 'string' then return false, true end
+  local calls = tonumber(info:match('cmdstat_publish:calls=(%d+)') or '0')
+  local reset = tonumber(info:match('cmdstat_config|resetstat:calls=%d+,usec=(%d+)') or '-1') + 1
+  local again = calls < (books.calls or 0) or reset ~= (books.reset or 0)
+  set('calls', calls)
+  set('reset', reset)
+  return calls - books.own, again
 end
 
 -- A new epoch where these books are not the ones that the last entry known was
--- written in: another server's, lost, or behind. Epochs are milliseconds since
--- 1970 where the clock allows, and greater than any that is known: an old id is
--- never given to a new entry.
-local function new_epoch(kept)
+-- written in: another server's, lost, or behind; or where others wrote up to the
+-- epoch `above` in the log. Epochs are milliseconds since 1970 where the clock allows, and
+-- greater than any that is known: an old id is never given to a new entry.
+local function new_epoch(kept, above)
   -- Nothing is known of entries without books.
-  if not kept then redis.call('DEL', LOG, SEGMENTS) end
+  if not kept then
+    redis.call('DEL', LOG, SEGMENTS)
+    set('seg_time', 0)
+  end
   redis.call('HSET', BOOKS, 'run', RUN)
-  set('epoch', math.max(NOW, books.epoch + 1, KNOWN_EPOCH + 1))
+  set('epoch', math.max(NOW, books.epoch + 1, KNOWN_EPOCH + 1, (above or 0) + 1))
   for _, name in ipairs({'offset', 'own', 'rec_mark', 'rec_count', 'commit', 'held'}) do
     set(name, 0)
   end
   set('mark', books.mark + 1)
   -- The change of the epoch says that messages before it may be missing.
-  set('heard', others())
+  local count = others()
+  set('heard', count)
 end
 
 -- Reads the books, and takes a new epoch where that must be.
@@ -92,6 +106,31 @@ end
 
 local function id()
   return text(books.epoch) .. '-' .. text(books.offset)
+end
+
+-- The highest id that was ever in the log, as two numbers. Nothing where that is
+-- not told; false where it is no log.
+local function top()
+  local info = redis.pcall('XINFO', 'STREAM', LOG)
+  if info.err then
+    if info.err:find('WRONGTYPE', 1, true) then return false end
+    return
+  end
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then
+      local epoch, offset = info[i + 1]:match('^(%d+)-(%d+)$')
+      return tonumber(epoch), tonumber(offset)
+    end
+  end
+end
+
+-- A new epoch after somebody else has written where the log is. What is there
+-- stays, unless nothing can come after it.
+local function begin_anew()
+  local epoch = top()
+  local kept = epoch and epoch < HIGHEST
+  new_epoch(kept, kept and epoch)
+  save()
 end
 
 -- Drops the oldest segments as long as those after them hold what is retained.
@@ -128,12 +167,30 @@ local function segment()
   set('seg_time', NOW)
 end
 
--- Enters the next entry into the books; it must be added under `id()` then.
+-- Enters the next entry into the books; it must be appended then. Returns what
+-- takes it out again.
 local function enter(channel, payload)
   segment()
+  local before = {offset = books.offset, entries = books.entries, bytes = books.bytes}
   set('offset', books.offset + 1)
   set('entries', books.entries + 1)
   set('bytes', books.bytes + #channel + #payload + OVERHEAD)
+  return function()
+    for name, value in pairs(before) do set(name, value) end
+  end
+end
+
+-- Appends what was entered last: `value` is a payload or the reason of a gap, as
+-- `kind` says. Returns nothing, or the error; and true if that is because somebody
+-- else has written there.
+local function append(channel, kind, value)
+  local said = redis.pcall('XADD', LOG, id(), 't', text(NOW), 'c', channel, kind, value)
+  if type(said) ~= 'table' or not said.err then return end
+  local foreign = false
+  for _, why in ipairs({'WRONGTYPE', 'equal or smaller', 'exhausted'}) do
+    foreign = foreign or said.err:find(why, 1, true) ~= nil
+  end
+  return said, foreign
 end
 
 local function next_mark()

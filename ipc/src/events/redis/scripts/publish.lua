@@ -9,14 +9,11 @@ open()
 for i = 4, #KEYS do
   local known = redis.call('GET', KEYS[i])
   if known then
-    -- A write, so that a wait for replicas waits for what was written before it.
-    redis.call('HSET', BOOKS, 'asked', known)
     return {known, i - 4}
   end
 end
-local old = {offset = books.offset, entries = books.entries, bytes = books.bytes}
-enter(channel, payload)
--- What follows the mark is in the log already.
+local undo = enter(channel, payload)
+-- What follows the mark is in the log: both come about in one step.
 local mark = next_mark()
 set('own', books.own + 1)
 -- The first write: if it is refused (no memory, a replica), nothing was done.
@@ -32,12 +29,24 @@ if type(said) == 'number' then
   end
 end
 if type(said) ~= 'number' then
-  for name, value in pairs(old) do set(name, value) end
+  undo()
   set('own', books.own - refused)
   save()
   return said
 end
-redis.call('XADD', LOG, id(), 't', text(NOW), 'c', channel, 'p', payload)
+-- Last: what Redis refuses to publish would leave a hole among the ids.
+local failed, foreign = append(channel, 'p', payload)
+if foreign then
+  begin_anew()
+  undo = enter(channel, payload)
+  save()
+  failed = append(channel, 'p', payload)
+end
+if failed then
+  undo()
+  save()
+  return failed
+end
 redis.call('SET', KEYS[4], id(), 'PX', ARGV[7])
 if KEYS[5] then redis.call('SET', KEYS[5], id(), 'PX', ARGV[8]) end
 return {id(), 0}

@@ -6,7 +6,8 @@
 -- What it is: 'p', or the reason of the gap that stands for it; such a gap
 -- without a channel stands for all up to its coordinate.
 -- Returns how many were new. Fails with STALE when the server or the epoch is
--- another than the coordinates belong to, or a mark is not of these scripts.
+-- another than the coordinates belong to, a mark is not of these scripts, or
+-- somebody else has written into the log.
 open()
 if books.epoch ~= tonumber(ARGV[4]) then
   return redis.error_reply('STALE the coordinates are of another life of the store')
@@ -22,15 +23,20 @@ for i = 5, #ARGV, 6 do
   local mark, count, channel, payload, kind, weight = tonumber(ARGV[i]), tonumber(ARGV[i + 1]),
     ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], tonumber(ARGV[i + 5])
   if mark > books.rec_mark or (mark == books.rec_mark and count > books.rec_count) then
-    enter(channel, payload)
+    local undo = enter(channel, payload)
+    local value = kind == 'p' and payload or kind
+    local failed, foreign = append(channel, kind == 'p' and 'p' or 'g', value)
+    if foreign then
+      begin_anew()
+      return redis.error_reply('STALE somebody else has written into the log')
+    elseif failed then
+      undo()
+      save()
+      return failed
+    end
     set('rec_mark', mark)
     set('rec_count', count)
     if books.heard then set('heard', books.heard + weight) end
-    if kind == 'p' then
-      redis.call('XADD', LOG, id(), 't', text(NOW), 'c', channel, 'p', payload)
-    else
-      redis.call('XADD', LOG, id(), 't', text(NOW), 'c', channel, 'g', kind)
-    end
     new = new + 1
   end
 end

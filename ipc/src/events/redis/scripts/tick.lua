@@ -29,11 +29,17 @@ elseif CALLER == 'lacks' then
 elseif CALLER == 'leaves' then
   frees = mine
 end
+local count, reset
+if holds or frees or CALLER == 'looks' then
+  count, reset = others()
+  if reset then set('heard', false) end
+end
 local reply = {text(books.epoch), text(books.offset), holds and 1 or 0, text(books.commit),
   text(books.rec_mark), text(books.rec_count), text(books.heard)}
 if mine and tonumber(ARGV[8]) == books.epoch then
   set('commit', math.max(books.commit, math.min(books.mark, tonumber(ARGV[9]))))
-  set('heard', tonumber(ARGV[10]) or false)
+  -- The holder does not know of a reset yet.
+  set('heard', not reset and tonumber(ARGV[10]) or false)
 end
 if holds and ARGV[11] then
   set('keep_bytes', tonumber(ARGV[11]))
@@ -49,10 +55,9 @@ elseif frees then
   set('held', NOW)
   redis.call('DEL', KEYS[4])
 end
-if holds or frees or CALLER == 'looks' then
-  local word, count = frees and 'free ' or 'tick ', text(others())
-  local mark = next_mark()
+if count ~= nil then
+  local word, mark = frees and 'free ' or 'tick ', next_mark()
   save()
-  redis.call('PUBLISH', MARKS, word .. mark .. ' ' .. count)
+  redis.call('PUBLISH', MARKS, word .. mark .. ' ' .. text(count))
 end
 return reply
