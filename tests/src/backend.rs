@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
 use http::Request;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -117,6 +117,21 @@ impl Backend {
         self.task.abort();
         let _ = (&mut self.task).await;
     }
+}
+
+/// Sends this once there is room for it; false when the call is no more.
+pub async fn send_all(send: &mut SendStream<Bytes>, mut bytes: Bytes) -> bool {
+    send.reserve_capacity(bytes.len());
+    while !bytes.is_empty() {
+        let Some(Ok(room)) = std::future::poll_fn(|cx| send.poll_capacity(cx)).await else {
+            return false;
+        };
+        let part = bytes.split_to(room.min(bytes.len()));
+        if send.send_data(part, false).is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 async fn serve<H, F>(acceptor: TlsAcceptor, http2: h2::server::Builder, tcp: TcpStream, handle: H)

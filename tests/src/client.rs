@@ -88,6 +88,12 @@ impl Connection {
 
     /// As [`Connection::open`], with a certificate or a session of its own.
     pub async fn open_with(port: u16, tls: &TlsConnector) -> Self {
+        Self::open_narrow(port, tls, 65_535).await
+    }
+
+    /// As [`Connection::open_with`], for no more of each answer than so many
+    /// bytes until the test gives credit.
+    pub async fn open_narrow(port: u16, tls: &TlsConnector, window: u32) -> Self {
         let tcp = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)))
             .await
             .unwrap();
@@ -103,7 +109,7 @@ impl Connection {
         // Room for many streams that a test leaves unread: only each stream's
         // own window is small.
         let handshake = h2::client::Builder::new()
-            .initial_window_size(65_535)
+            .initial_window_size(window)
             .initial_connection_window_size(64 * 1024 * 1024)
             .handshake(tls);
         let (send, connection) = handshake.await.expect("HTTP/2 is spoken");

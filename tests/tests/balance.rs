@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use intellirouter_tests::backend::Backend;
-use intellirouter_tests::client::{Connection, in_time};
+use intellirouter_tests::backend::{Backend, send_all};
+use intellirouter_tests::client::{Connection, in_time, tls};
 use intellirouter_tests::foreign::{PATH, answer, bearer, ok_head, ok_trailers};
 use intellirouter_tests::{Config, Gateway, Site, grpc};
 use serde_json::Value;
@@ -218,4 +218,74 @@ async fn why_a_breaker_is_open_and_when_it_probes_is_told() {
     assert_eq!(after - refused, 5);
     assert_eq!(figure(&gateway, "upstream_breaker_state", port), 2);
     assert_eq!(figure(&gateway, "upstream_breaker_opened_total", port), 1);
+}
+
+/// Known to have one message each way; of [`PATH`] nothing is known.
+const UNARY: &str = "/intellirouter.model_registry.v1.ModelRegistryService/GetModel";
+
+/// A backend whose answers are longer than anything takes unread, and a gateway that gives
+/// them a second.
+async fn long_answers(site: &Site) -> (Backend, Gateway) {
+    let backend = Backend::start(site, |_, mut respond| async move {
+        let mut send = respond.send_response(ok_head(), false).unwrap();
+        let message = grpc::frame(false, &[0; 2 * 1024 * 1024]);
+        if send_all(&mut send, message).await {
+            // Its caller may leave before that.
+            let _ = send.send_trailers(ok_trailers());
+        }
+    })
+    .await;
+    let mut config = Config::default()
+        .upstream("foreign", backend.port)
+        .with_text("[upstreams.breaker]\nconsecutive_failures = 3\n");
+    for path in [PATH, UNARY] {
+        config = config
+            .route(path, "foreign")
+            .with_text("timeout = \"1s\"\n");
+    }
+    (backend, site.gateway(&config))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_do_not_read_their_answers_are_no_failure_of_a_backend() {
+    let site = Site::new();
+    let (backend, gateway) = long_answers(&site).await;
+    let bearer = bearer(&site);
+    let headers = [("authorization", &*bearer)];
+    let tls = tls(&gateway.ca, None);
+    // Without any room, with the usual one, and with room for all that was sent so far.
+    for window in [0, 65_535, 1024 * 1024] {
+        let mut client = Connection::open_narrow(gateway.port, &tls, window).await;
+        let mut unread = Vec::new();
+        for path in [PATH, UNARY].repeat(5) {
+            let mut call = client.call(path, &headers).await;
+            call.send.send_data(grpc::frame(false, b""), true).unwrap();
+            unread.push(call.head().await);
+        }
+        // A few leave at once, others when their time is over, the last with their connection.
+        unread.truncate(8);
+        until(&gateway, backend.port, "the end of their time", |told| {
+            told["calls_in_flight"] == 0
+        })
+        .await;
+        for path in [PATH, UNARY].repeat(2) {
+            let mut call = client.call(path, &headers).await;
+            call.send.send_data(grpc::frame(false, b""), true).unwrap();
+            unread.push(call.head().await);
+        }
+        client.close().await;
+        let told = until(&gateway, backend.port, "the end of them all", |told| {
+            told["calls_in_flight"] == 0
+        })
+        .await;
+        assert_eq!(told["breaker"]["failures"], 0, "{told}");
+        assert_eq!(told["breaker"]["opened"], 0, "{told}");
+    }
+    let mut client = Connection::open(gateway.port, &gateway.ca).await;
+    for path in [PATH, UNARY] {
+        let answer = client.unary(path, &headers, b"").await;
+        assert_eq!(answer.status().code, 0);
+    }
+    let told = endpoint(&gateway, backend.port);
+    assert!(told["breaker"]["calls"].as_u64() >= Some(38), "{told}");
 }

@@ -41,6 +41,7 @@ fn access<'t>(table: &'t RouteTable, path: &str) -> &'t Access {
 }
 
 const MEMORY: &str = "/intellirouter.memory.v1.MemoryService";
+const REGISTRY: &str = "/intellirouter.model_registry.v1.ModelRegistryService";
 const CHAIN: &str = "/intellirouter.chain_engine.v1.ChainEngineService";
 
 #[test]
@@ -157,6 +158,46 @@ fn the_config_overrides_the_options() {
     let route = table.find(&format!("{CHAIN}/ExecuteChain")).unwrap();
     assert_eq!(route.access, any(&["boss"]));
     assert_eq!(route.timeout, Some(Duration::from_secs(7)));
+}
+
+#[test]
+fn what_may_be_repeated_is_said_by_the_config_else_by_the_idempotency_level() {
+    let table = table(
+        &(route("/intellirouter.*", "")
+            + &route("/x.*", "")
+            + &route("/y.*", "idempotent = true")
+            + &route(&format!("{REGISTRY}/ListModels"), "idempotent = false")
+            + &route(&format!("{REGISTRY}/RemoveModel"), "timeout = '7s'")
+            + &route(&format!("{CHAIN}/ExecuteChain"), "idempotent = true")),
+    );
+    for (path, expected) in [
+        // NO_SIDE_EFFECTS, IDEMPOTENT and none.
+        (format!("{REGISTRY}/GetModel"), true),
+        (format!("{REGISTRY}/UpdateModel"), true),
+        (format!("{REGISTRY}/RegisterModel"), false),
+        // With a rule that says otherwise, nothing, and otherwise.
+        (format!("{REGISTRY}/ListModels"), false),
+        (format!("{REGISTRY}/RemoveModel"), true),
+        (format!("{CHAIN}/ExecuteChain"), true),
+        ("/x.Service/Method".into(), false),
+        ("/y.Service/Method".into(), true),
+    ] {
+        assert_eq!(table.find(&path).unwrap().idempotent, expected, "{path}");
+    }
+}
+
+#[test]
+fn whether_a_method_streams_is_known_by_its_descriptor_alone() {
+    let table = table(&(route("/intellirouter.*", "") + &route("/x.*", "")));
+    for (path, expected) in [
+        (format!("{REGISTRY}/GetModel"), (true, false)),
+        (format!("{CHAIN}/StreamChainExecution"), (false, true)),
+        (format!("{REGISTRY}/Unheard"), (false, false)),
+        ("/x.Service/Method".into(), (false, false)),
+    ] {
+        let route = table.find(&path).unwrap();
+        assert_eq!((route.unary, route.streams), expected, "{path}");
+    }
 }
 
 #[test]

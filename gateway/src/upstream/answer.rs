@@ -6,7 +6,7 @@
 //! with the right status (gRPC over HTTP/2, "HTTP2 Transport Mapping"). Its end
 //! is told to the endpoint's breaker ([`Report`]).
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -80,14 +80,16 @@ impl UpstreamBody {
             None => recv.poll_next(cx),
         };
         match polled {
-            Poll::Pending if self.clock.poll(cx) == Poll::Ready(Over::Call) => {
+            Poll::Pending => {
+                while ready!(self.clock.poll(cx)) == Over::Try {
+                    self.report.lives(lease.endpoint());
+                }
                 self.report.waited(lease.endpoint());
                 if self.pump.is_none() {
                     self.report.late(lease.endpoint());
                 }
                 self.cut(&Reply::deadline())
             }
-            Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
                     self.report.message(lease.endpoint());

@@ -105,7 +105,7 @@ impl Attempt {
 
     fn send(place: Place, call: &mut Call<'_>) -> Result<Self, NotSent> {
         let Place { lease, permit } = place;
-        let unary = call.unary;
+        let route = &call.record.call().route;
         let (retries, request) = (&mut call.retries, &mut call.request);
         let before = retries.placed();
         let upstream = retries.upstream();
@@ -120,7 +120,7 @@ impl Attempt {
             Ok((response, send)) => Ok(Self {
                 send: request.has_body().then_some(send),
                 stage: Stage::Waiting(response),
-                report: Report::begin(permit, upstream.failures(), retries.blames(), unary),
+                report: Report::begin(permit, upstream.failures(), retries.blames(), route),
                 timed: false,
                 lease: Some(lease),
             }),
@@ -235,7 +235,10 @@ impl Attempt {
             return Err(Reply::internal());
         };
         call.record.trace.event("headers");
-        call.clock.end_try();
+        match self.report.life() {
+            Some(life) => call.clock.begin_try(life),
+            None => call.clock.end_try(),
+        }
         let body = UpstreamBody {
             pump: call.request.commit().zip(self.send.take()),
             ahead,

@@ -7,7 +7,9 @@
 //! A stream may last for hours, and be quiet. That it began is taken as a sign
 //! that its host works: one that is the breaker's probe succeeded, and its time
 //! is known. Of a call that is known to have one message each way its headers
-//! say neither: it is judged by its status.
+//! say neither: it is judged by its status. Of a method that nothing is known of,
+//! the probe succeeds with its first message, or once it goes on for [`LIFE`]
+//! after its headers: a host may send headers for whatever fails behind them.
 
 use std::time::Duration;
 
@@ -17,6 +19,10 @@ use tonic::Code;
 
 use super::endpoint::Endpoint;
 use super::status::Codes;
+use crate::routes::Route;
+
+/// A quiet answer that lasts so long is a stream's.
+const LIFE: Duration = Duration::from_secs(1);
 
 /// See the module's comment. The default one tells nothing.
 #[derive(Default)]
@@ -29,20 +35,22 @@ pub(super) struct Report {
     took: Option<Duration>,
     /// Whether it is the endpoint's fault when the call's time is over.
     blames: bool,
-    /// Whether the call is known to have one message each way.
+    /// Whether the call is known to have one message each way, or to be a stream.
     unary: bool,
+    streams: bool,
 }
 
 impl Report {
     /// Of a try that begins now. Statuses in `failures` are the endpoint's.
-    pub(super) fn begin(permit: Permit, failures: Codes, blames: bool, unary: bool) -> Self {
+    pub(super) fn begin(permit: Permit, failures: Codes, blames: bool, route: &Route) -> Self {
         Self {
             permit: Some(permit),
             failures,
             began: Some(Instant::now()),
             took: None,
             blames,
-            unary,
+            unary: route.unary,
+            streams: route.streams,
         }
     }
 
@@ -60,16 +68,35 @@ impl Report {
         self.took = self.began.map(|began| began.elapsed());
         if !self.unary {
             self.served(endpoint);
-            if self.permit.as_ref().is_some_and(Permit::is_probe) {
-                self.record(Outcome::Success, endpoint);
-            }
         }
+        if self.streams {
+            self.lives(endpoint);
+        }
+    }
+
+    /// How long after its headers a probe that nothing is known of has to go on.
+    pub(super) fn life(&self) -> Option<Duration> {
+        (!self.unary && self.is_probe()).then_some(LIFE)
+    }
+
+    /// A stream goes on, so its host works.
+    pub(super) fn lives(&mut self, endpoint: &Endpoint) {
+        if self.is_probe() {
+            self.record(Outcome::Success, endpoint);
+        }
+    }
+
+    fn is_probe(&self) -> bool {
+        self.permit.as_ref().is_some_and(Permit::is_probe)
     }
 
     /// A message came: whoever leaves now was served. What is late from now on
     /// may wait for its caller to take it.
     pub(super) fn message(&mut self, endpoint: &Endpoint) {
         self.served(endpoint);
+        if !self.unary {
+            self.lives(endpoint);
+        }
         if let Some(permit) = &mut self.permit {
             permit.presume(Outcome::Success);
         }

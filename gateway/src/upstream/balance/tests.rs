@@ -245,6 +245,20 @@ async fn a_silent_host_holds_up_no_call_while_another_can_be_connected_to() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_silent_host_is_given_up_after_the_connect_timeout() {
+    let (_silent, url) = silent().await;
+    let upstream = upstream_at(&url, "connect_timeout = '3s'\n");
+    let pool = Pool::unattended(upstream.clone());
+    let began = Instant::now();
+    let reply = pool.place(&ONCE).await.err().unwrap();
+    assert_eq!(reply.reply().code, Code::Unavailable);
+    let took = began.elapsed();
+    let (sooner, later) = (Duration::from_secs(3), Duration::from_secs(4));
+    assert!((sooner..later).contains(&took), "{took:?}");
+    assert_eq!(report(&upstream, 0).failures, 1);
+}
+
 #[tokio::test]
 async fn open_breakers_refuse_at_once_and_say_when_the_first_probe_goes() {
     let upstream = upstream_of(3, "[upstreams.breaker]\nopen_min = '10s'\n");

@@ -10,7 +10,6 @@
 //!
 //! Limits: [`MOST_BYTES`]; what a reading may take is [`crate::files::Disk`]'s.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +32,6 @@ pub(crate) enum FileFault {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("{path}: expected at most 64 KiB", path = .0.display())]
-    TooLarge(PathBuf),
     #[error("{path}:{line}: {expected}", path = .path.display())]
     Line {
         path: PathBuf,
@@ -52,16 +49,11 @@ pub(super) struct Content(Vec<u8>);
 
 /// Reads the file whole; blocks as long as the disk does.
 pub(super) fn read(path: &Path) -> Result<Content, FileFault> {
-    let mut bytes = Vec::new();
-    crate::files::open(path)
-        .and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|source| FileFault::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(FileFault::TooLarge(path.to_owned()));
-    }
+    let bytes = crate::files::read_whole(path, MOST_BYTES);
+    let bytes = bytes.map_err(|source| FileFault::Read {
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(Content(bytes))
 }
 
