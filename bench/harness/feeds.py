@@ -8,7 +8,7 @@ import os
 import subprocess
 
 from .material import AUDIENCE, ISSUER, ROLE
-from .peers import find
+from .peers import find, nginx
 
 CHANNEL = "intellirouter:bench:load:tick"
 NCHAN = "/usr/lib/nginx/modules/ngx_nchan_module.so"
@@ -51,10 +51,9 @@ class Nchan:
         return None if there else "not installed: run bench/install-peers"
 
     def command(self, bench, ports):
-        config = bench.write("nchan.conf", NCHAN_CONFIG.format(
-            out=bench.out, p=ports, module=NCHAN, cert=bench.material.cert("gateway"),
-            key=bench.material.key("gateway")))
-        return [find("nginx"), "-e", "stderr", "-c", config]
+        text = nginx.config(
+            bench, self.name, ports.server, 12288, NCHAN_HTTP.format(p=ports), NCHAN_SERVER)
+        return nginx.command(bench.write("nchan.conf", f"load_module {NCHAN};\n{text}"))
 
 
 class Bare:
@@ -138,46 +137,22 @@ subscribe = ["intellirouter:bench:*"]
 publish = ["intellirouter:bench:*"]
 """
 
-# One channel that keeps about what the gateway does.
-NCHAN_CONFIG = """\
-load_module {module};
-daemon off;
-user root;
-pid {out}/nchan.pid;
-error_log stderr warn;
-worker_processes 1;
-worker_rlimit_nofile 16384;
-events {{ worker_connections 12288; }}
-http {{
-    access_log off;
-    tcp_nodelay on;
-    client_body_temp_path {out}/nginx-body;
-    proxy_temp_path {out}/nginx-proxy;
-    fastcgi_temp_path {out}/nginx-fastcgi;
-    uwsgi_temp_path {out}/nginx-uwsgi;
-    scgi_temp_path {out}/nginx-scgi;
+NCHAN_HTTP = """\
     nchan_shared_memory_size 512m;
-    upstream store {{ nchan_redis_server redis://127.0.0.1:{p.redis}; }}
-    server {{
-        listen 127.0.0.1:{p.server} ssl http2 backlog=4096;
-        ssl_certificate {cert};
-        ssl_certificate_key {key};
-        ssl_protocols TLSv1.2 TLSv1.3;
-        keepalive_requests 1000000000;
-        keepalive_timeout 1h;
-        location = /publish {{
+    upstream store {{ nchan_redis_server redis://127.0.0.1:{p.redis}; }}"""
+
+# One channel that keeps about what the gateway does.
+NCHAN_SERVER = """\
+        location = /publish {
             nchan_publisher http;
             nchan_channel_id bench;
             nchan_redis_pass store;
             nchan_message_buffer_length 100000;
             nchan_message_timeout 1h;
-        }}
-        location = /subscribe {{
+        }
+        location = /subscribe {
             nchan_subscriber eventsource;
             nchan_channel_id bench;
             nchan_redis_pass store;
             nchan_subscriber_first_message newest;
-        }}
-    }}
-}}
-"""
+        }"""

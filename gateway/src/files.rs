@@ -18,8 +18,9 @@ use std::time::Duration;
 use aws_lc_rs::digest::{Context, SHA256};
 use tokio::sync::Semaphore;
 
+const MIB: u64 = 1024 * 1024;
 /// What is read of a file, in bytes.
-const MOST_BYTES: u64 = 16 * 1024 * 1024;
+const MOST_BYTES: u64 = 16 * MIB;
 /// The longest that a reading may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 /// Readings that may hang at a time: each holds a thread, for as long as the
@@ -82,6 +83,26 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
         let message = "expected a regular file";
         Err(io::Error::new(io::ErrorKind::InvalidInput, message))
     }
+}
+
+/// Reads a regular file whole. Fails if it has more than so many bytes.
+pub(crate) fn read_whole(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    open(path)?.take(most + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > most {
+        return Err(too_large(most));
+    }
+    Ok(content)
+}
+
+/// What is wrong with a file of more than so many bytes.
+pub(crate) fn too_large(most: u64) -> io::Error {
+    let (unit, name) = match most {
+        ..MIB => (1024, "KiB"),
+        MIB.. => (MIB, "MiB"),
+    };
+    let message = format!("expected at most {} {name}", most / unit);
+    io::Error::new(io::ErrorKind::FileTooLarge, message)
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -189,6 +210,18 @@ mod tests {
             let error = open(path).unwrap_err();
             assert_eq!(error.to_string(), "expected a regular file", "{path:?}");
         }
+    }
+
+    #[test]
+    fn a_file_is_read_whole_up_to_its_bound_and_not_beyond() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, [7; 1024]).unwrap();
+        assert_eq!(read_whole(&path, 1024).unwrap(), [7; 1024]);
+        std::fs::write(&path, [7; 1025]).unwrap();
+        let error = read_whole(&path, 1024).unwrap_err();
+        assert_eq!(error.to_string(), "expected at most 1 KiB");
+        assert_eq!(too_large(MIB).to_string(), "expected at most 1 MiB");
     }
 
     #[tokio::test(start_paused = true)]

@@ -217,6 +217,8 @@ impl<T: AsyncWrite + Unpin> FrameGuard<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FrameGuard<T> {
+    crate::io::pass_on!(is_write_vectored poll_flush);
+
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -234,14 +236,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FrameGuard<T> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         let last = bufs.iter().rfind(|buf| !buf.is_empty());
         self.written(polled, last.map_or(&[], |buf| buf))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     /// Reads on for a moment behind the last word: closing a socket that holds

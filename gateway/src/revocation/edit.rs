@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Target};
 use super::file::{FileFault, MAX_FILE_BYTES, RevocationFile};
+use crate::files;
 
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
@@ -115,7 +116,7 @@ impl RevocationFile {
 
     fn commit(&self, change: &Change, text: &str) -> Result<(), EditError> {
         if text.len() as u64 > MAX_FILE_BYTES {
-            return Err(FileFault::TooLarge(self.path.clone()).into());
+            return Err(self.unread(files::too_large(MAX_FILE_BYTES)).into());
         }
         replace(&change.path, text)
             .and_then(|()| change.folder.sync_all())

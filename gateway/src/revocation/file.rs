@@ -12,7 +12,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::io::Read;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,7 +24,7 @@ use super::entry::{Entry, Expected};
 use super::kept::{Kept, State};
 use super::set::RevokedSet;
 use super::unix_seconds;
-use crate::files::LIMIT;
+use crate::files::{self, LIMIT};
 
 pub(crate) const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 /// Between the two looks that must agree.
@@ -37,12 +37,7 @@ const TAKE_BACK: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileFault {
     #[error("{path}: {source}", path = .path.display())]
-    Read {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("{path}: expected at most 16 MiB", path = .0.display())]
-    TooLarge(PathBuf),
+    Read { path: PathBuf, source: io::Error },
     #[error("{path}:{line}: {expected}", path = .path.display())]
     Line {
         path: PathBuf,
@@ -64,17 +59,14 @@ pub(crate) struct RevocationFile {
 impl RevocationFile {
     /// Reads the file whole; blocks as long as the disk does.
     pub(crate) fn read(&self) -> Result<Vec<u8>, FileFault> {
-        let mut bytes = Vec::new();
-        crate::files::open(&self.path)
-            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
-            .map_err(|source| FileFault::Read {
-                path: self.path.clone(),
-                source,
-            })?;
-        if bytes.len() as u64 > MAX_FILE_BYTES {
-            return Err(FileFault::TooLarge(self.path.clone()));
+        files::read_whole(&self.path, MAX_FILE_BYTES).map_err(|source| self.unread(source))
+    }
+
+    pub(crate) fn unread(&self, source: io::Error) -> FileFault {
+        FileFault::Read {
+            path: self.path.clone(),
+            source,
         }
-        Ok(bytes)
     }
 
     /// The lines of a content, each with its entry if it has one.

@@ -6,8 +6,6 @@
 //! settings the source itself goes on, otherwise a new one begins with what the old one knows. Files
 //! have at most 1 MiB.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,6 +21,7 @@ use crate::calls::OpenCalls;
 use crate::config::{
     AuthConfig, Config, IdentityConfig, IssuerConfig, JwksConfig, KeyConfig, KeySource,
 };
+use crate::files;
 use crate::gateway::StartError;
 
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -277,13 +276,8 @@ impl Reader {
     }
 
     fn file(&mut self, path: &Path) -> Result<Vec<u8>, String> {
-        let mut bytes = Vec::new();
-        let read =
-            File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
-        read.map_err(|error| format!("{}: {error}", path.display()))?;
-        if bytes.len() as u64 > MAX_FILE_BYTES {
-            return Err(format!("{}: more than 1 MiB", path.display()));
-        }
+        let bytes = files::read_whole(path, MAX_FILE_BYTES)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
         self.contents.push(hash(&bytes));
         Ok(bytes)
     }
