@@ -275,6 +275,7 @@ impl Config {
         fixed_events.rules.clone_from(&old_events.rules);
         fixed_events.heartbeat = old_events.heartbeat;
         fixed_events.lag_bytes = old_events.lag_bytes;
+        fixed_events.filters_per_subject = old_events.filters_per_subject;
         let changes = [
             ("listen.address", self.listen.address != old.listen.address),
             ("admin.address", self.admin != old.admin),

@@ -7,6 +7,7 @@
 //! one frame in flight and what its connection's windows allow.
 
 mod access;
+mod bell;
 mod door;
 mod filter;
 mod frames;
@@ -21,6 +22,7 @@ use ::http::{Request, Response};
 use intellirouter::events::{
     ChannelPattern, EventLog, LogSettings, LogUse, PublishError, SubscribeError,
 };
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -31,9 +33,9 @@ use crate::config::EventsConfig;
 use crate::gateway::{Lasting, StartError};
 use crate::layers::authenticate::Identity;
 use crate::reply::Reply;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{EventPayloadLabels, Telemetry};
 
-pub(crate) use door::{Door, enter, follow, is_by_ticket};
+pub(crate) use door::{Door, enter, follow, is_by_ticket, is_return};
 pub(crate) use grpc::EventApi;
 pub(crate) use http::EventBody;
 
@@ -91,14 +93,16 @@ impl EventPlane {
         let status = self.log.status();
         let telemetry = &self.telemetry;
         telemetry.store_connected.set(i64::from(status.connected));
-        let recorded = status
-            .recorded
-            .saturating_sub(telemetry.events_recorded.get());
-        telemetry.events_recorded.inc_by(recorded);
-        let ignored = status
-            .ignored
-            .saturating_sub(telemetry.events_ignored.get());
-        telemetry.events_ignored.inc_by(ignored);
+        raise(&telemetry.events_recorded, status.recorded);
+        raise(&telemetry.events_ignored, status.ignored);
+        for (payload, count) in [
+            ("too_large", status.oversized),
+            ("not_utf8", status.not_utf8),
+            ("not_json", status.not_json),
+        ] {
+            let labels = EventPayloadLabels { payload };
+            raise(&telemetry.events_malformed.get_or_create(&labels), count);
+        }
     }
 
     /// How the store is doing, in words without credentials.
@@ -112,6 +116,11 @@ impl EventPlane {
         let door = self.door.fault().unwrap_or_default();
         format!("event store {state}: {}{door}", status.detail)
     }
+}
+
+/// Brings a counter to what the log has counted.
+fn raise(counter: &Counter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
 }
 
 /// Answers `/events` and what is below it.

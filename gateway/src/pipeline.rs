@@ -76,6 +76,11 @@ pub(crate) async fn serve(
     let origin = runtime.cors.allowed(request.headers()).cloned();
     let by_ticket =
         matches!(kind, Kind::Events) && events::is_by_ticket(request.method(), request.uri());
+    let dialect =
+        match by_ticket && events::is_return(&runtime.cors, request.uri(), request.headers()) {
+            true => Dialect::EventSource,
+            false => kind.dialect(),
+        };
 
     // Outermost, so that it sees what the caller really got.
     let call = gateway.calls.open(
@@ -135,9 +140,7 @@ pub(crate) async fn serve(
                 // while they still send; gRPC clients know how to be.
                 request.into_body().discard().await;
             }
-            reply
-                .render(kind.dialect())
-                .map(|body| body.recorded(record))
+            reply.render(dialect).map(|body| body.recorded(record))
         }
     };
     // A backend does not decide which pages may read the gateway's answers.

@@ -9,13 +9,15 @@
 //! - gRPC-Web: a trailer frame in the body, so that browsers can read it
 //!   whatever CORS exposes;
 //! - HTTP: a JSON problem (RFC 9457) with `Retry-After`, `WWW-Authenticate` and
-//!   `RateLimit-*`.
+//!   `RateLimit-*`;
+//! - to an EventSource on its way back: the same, but where the refusal may pass
+//!   (429, 503) an empty event stream that says when to come again.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tonic::Code;
 use tonic_types::{ErrorDetails, StatusExt};
@@ -30,12 +32,18 @@ pub(crate) const ERROR_DOMAIN: &str = "gateway.intellirouter";
 /// The least that a refused caller is told to wait: never nothing.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
+/// The least that an EventSource is told to wait, and the most that is added by
+/// chance, so that those who were refused together don't come back together.
+const COME_AGAIN: Duration = Duration::from_secs(2);
+
 /// The language in which a caller expects its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     Grpc,
     Web(Encoding),
     Http,
+    /// HTTP, asked by a browser's EventSource that had a stream before.
+    EventSource,
 }
 
 /// An answer that the gateway gives in its own name.
@@ -198,7 +206,27 @@ impl Reply {
                 response
             }
             Dialect::Http => self.problem(),
+            Dialect::EventSource => match self.status {
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                    self.come_again()
+                }
+                _ => self.problem(),
+            },
         }
+    }
+
+    /// For an EventSource any status but 200 is the last word (WHATWG HTML, 9.2.3).
+    fn come_again(&self) -> Response<Body> {
+        let wait = self.retry_after.unwrap_or_default().max(COME_AGAIN);
+        let wait = wait + COME_AGAIN.mul_f64(rand::random());
+        // Without the blank line that ends an event: by the letter of 9.2.6 that would take away
+        // the last event id, with which it resumes.
+        let text = format!("retry: {}\n", wait.as_millis());
+        let mut response = Response::new(Body::full(text));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
     }
 
     fn problem(&self) -> Response<Body> {

@@ -115,6 +115,7 @@ pub(crate) struct Telemetry {
     pub(crate) event_streams_closed: Family<EventCloseLabels, Counter>,
     pub(crate) events_recorded: Counter,
     pub(crate) events_ignored: Counter,
+    pub(crate) events_malformed: Family<EventPayloadLabels, Counter>,
     pub(crate) store_connected: Gauge,
     calls_cut: Family<ReasonLabels, Counter>,
     pub(crate) reloads: Family<ResultLabels, Counter>,
@@ -142,6 +143,12 @@ pub(crate) struct ResultLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct EventCloseLabels {
     pub(crate) reason: &'static str,
+}
+
+/// What was wrong with the payload of an event.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct EventPayloadLabels {
+    pub(crate) payload: &'static str,
 }
 
 fn latency_buckets() -> Histogram {
@@ -260,6 +267,12 @@ impl Telemetry {
             "Messages on channels that break the grammar",
             events_ignored.clone(),
         );
+        let events_malformed = Family::default();
+        registry.register(
+            "events_malformed",
+            "Events whose payload is no JSON, or that were too large and became a gap",
+            events_malformed.clone(),
+        );
         let store_connected = Gauge::default();
         registry.register(
             "event_store_connected",
@@ -282,6 +295,7 @@ impl Telemetry {
             event_streams_closed,
             events_recorded,
             events_ignored,
+            events_malformed,
             store_connected,
             calls_cut,
             reloads,

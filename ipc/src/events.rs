@@ -12,10 +12,12 @@
 mod channel;
 mod event;
 mod idempotency;
+mod interest;
 mod log;
 mod memory;
 mod open;
 mod pattern;
+mod payloads;
 mod position;
 mod pubsub;
 mod redis;

@@ -185,6 +185,15 @@ impl Gateway {
         (value, metrics)
     }
 
+    /// Its resident memory.
+    pub fn memory_kib(&self) -> usize {
+        let path = format!("/proc/{}/status", self.process.id());
+        let status = std::fs::read_to_string(path).expect("the process runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        kib.expect("a figure").parse().expect("a number")
+    }
+
     /// Asks it to stop, as Ctrl-C does.
     pub fn interrupt(&self) {
         self.process.signal(Signal::INT);

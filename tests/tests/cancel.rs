@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use h2::RecvStream;
 use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
 use http::{Request, Response};
-use intellirouter_tests::backend::Backend;
+use intellirouter_tests::backend::{Backend, send_all};
 use intellirouter_tests::client::{Connection, in_time};
 use intellirouter_tests::foreign::{bearer, ok_head};
 use intellirouter_tests::{Config, Gateway, Process, Site, curl, grpc};
@@ -28,21 +28,6 @@ const BEGINS: &str = "/foreign.Service/Begins";
 const FLOODS: &str = "/foreign.Service/Floods";
 /// Fails, and asks for another try in 30 s.
 const LATER: &str = "/foreign.Service/Later";
-
-/// Sends this once there is room for it; false when the call is no more.
-async fn send_all(send: &mut SendStream<Bytes>, mut bytes: Bytes) -> bool {
-    send.reserve_capacity(bytes.len());
-    while !bytes.is_empty() {
-        let Some(Ok(room)) = std::future::poll_fn(|cx| send.poll_capacity(cx)).await else {
-            return false;
-        };
-        let part = bytes.split_to(room.min(bytes.len()));
-        if send.send_data(part, false).is_err() {
-            return false;
-        }
-    }
-    true
-}
 
 /// How soon the service is told: what a loaded machine with two cores keeps.
 const SOON: Duration = Duration::from_secs(2);

@@ -288,6 +288,41 @@ async fn a_stream_that_is_never_read_again_is_cut_though_its_connection_lives() 
     );
 }
 
+/// What the limits in `docs/operating.md` say of one reader: a batch of 64 KiB and an event, a window
+/// of 128 KiB and a send buffer of 64 KiB; and a connection with nothing under way.
+const READER_KIB: usize = 64 + 10 + 128 + 64 + 48;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_stop_take_a_bounded_number_of_bytes_and_give_them_back() {
+    const READERS: usize = 100;
+    let config = Config::default()
+        .events("lag_bytes = 65536\npayload_bytes = 65536\nretain_bytes = 1048576")
+        .with_text("[limits]\nstall_timeout = \"6s\"\n");
+    let events = Events::with(&config);
+    // Full with what is kept for resume.
+    flood(&events, 150).await;
+    let mut held = Vec::new();
+    let mut left = Vec::new();
+    for _ in 0..4 {
+        let before = events.gateway.memory_kib();
+        let open = many(&events, READERS, 1).await;
+        // 2 MB, of which none is read.
+        flood(&events, 200).await;
+        assert_eq!(open_streams(&events), READERS as u64, "none is cut yet");
+        held.push(events.gateway.memory_kib().saturating_sub(before));
+        all_streams_close(&events).await;
+        drop(open);
+        left.push(events.gateway.memory_kib());
+    }
+    let slow = "event_streams_closed_total{reason=\"slow\"}";
+    assert_eq!(events.gateway.figure(slow), 4 * READERS as u64);
+    let of_one = held[0] / READERS;
+    assert!(of_one <= READER_KIB, "{of_one} KiB for one: {held:?} KiB");
+    // What the first gave back serves three times as many after them.
+    let grown = left[3].saturating_sub(left[0]);
+    assert!(grown < held[0], "held {held:?} KiB, left {left:?} KiB");
+}
+
 /// Waits until the gateway counts no event stream.
 async fn all_streams_close(events: &Events) {
     let end = std::time::Instant::now() + intellirouter_tests::DEADLINE;
@@ -314,4 +349,36 @@ fn open_streams(events: &Events) -> u64 {
         .find(|line| !line.starts_with('#') && line.contains("event_streams "));
     let value = line.unwrap_or_else(|| panic!("no gauge of streams in\n{metrics}"));
     value.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn an_open_stream_goes_on_within_a_tenth_of_a_second_of_the_return_of_the_store() {
+    let mut redis = Redis::start();
+    let events = Events::on(&redis);
+    let sse = events.sse();
+    let gaps = || {
+        let lines = sse.lines();
+        lines.iter().filter(|line| *line == "event: ir.gap").count()
+    };
+    let mut took = Vec::new();
+    for round in 0..9 {
+        redis.kill();
+        let end = std::time::Instant::now() + intellirouter_tests::DEADLINE;
+        while !events.gateway.page("/readyz").contains("event store away") {
+            assert!(std::time::Instant::now() < end, "the loss is not noticed");
+        }
+        redis.restart();
+        let returned = std::time::Instant::now();
+        while gaps() == round {
+            assert!(returned.elapsed() < intellirouter_tests::DEADLINE);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        took.push(returned.elapsed());
+        // And newcomers are let in.
+        drop(events.sse());
+    }
+    took.sort();
+    println!("on again after {took:?}");
+    // A busy machine only adds to it.
+    assert!(took[2] <= Duration::from_millis(100), "{took:?}");
 }

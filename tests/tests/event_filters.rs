@@ -177,6 +177,42 @@ async fn what_a_filter_takes_away_is_queued_for_nobody() {
     assert!(next.len() < 1000, "{next}");
 }
 
+#[test]
+fn one_subject_has_a_bounded_number_of_different_filters() {
+    let events = Events::with(&Config::default().events("filters_per_subject = 2"));
+    let sse = |header: &str, condition: &str| {
+        let path = format!("{}&where={condition}", Events::path(PATTERN));
+        events.curl_with("text/event-stream", header, &path)
+    };
+    let refused = |condition: &str| {
+        let path = format!("{}&where={condition}", Events::path(PATTERN));
+        let answer = events.get(&path, &[]);
+        let problem: Value = serde_json::from_slice(&answer.body).unwrap();
+        (
+            answer.status,
+            problem["reason"].as_str().unwrap().to_owned(),
+        )
+    };
+    let (first, _second) = (sse(&events.header, "n:1"), sse(&events.header, "n:2"));
+    assert_eq!(refused("n:3"), (429, "too_many_filters".into()));
+    let grpc = events.python(&["subscribe", PATTERN, "--where", "n:3"]);
+    let status = grpc.line("a status", |line| {
+        let line = json(line);
+        (line["kind"] == "status").then_some(line)
+    });
+    assert_eq!(status["code"], "RESOURCE_EXHAUSTED", "{status}");
+    // Equal ones are one, no condition is none, and others have their own.
+    let _equal = (sse(&events.header, "n:2"), events.sse());
+    let bob = events.bearer(&Token::new("bob", &["tester"]));
+    let _bobs = sse(&bob, "n:3");
+    drop(first);
+    events
+        .gateway
+        .process
+        .error_line("its end", |line| line.contains("client_gone").then_some(()));
+    drop(sse(&events.header, "n:3"));
+}
+
 const RULES: &str = "[events]\n[[events.rules]]\nroles = [\"user\"]\n\
                      subscribe = [\"intellirouter:*:{/org/tenant}:*\", \"intellirouter:{sub}:*\"]\n\
                      publish = [\"intellirouter:ui:{/org/tenant}:click\"]\n";

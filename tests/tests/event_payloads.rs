@@ -70,6 +70,10 @@ fn no_payload_breaks_out_of_its_event() {
     for line in ndjson.lines() {
         assert!(json(&line).is_object(), "{line}");
     }
+    for (payload, count) in [("not_utf8", 1), ("not_json", 3), ("too_large", 0)] {
+        let name = format!("events_malformed_total{{payload=\"{payload}\"}}");
+        assert_eq!(events.gateway.figure(&name), count, "{payload}");
+    }
 }
 
 #[test]

@@ -487,6 +487,119 @@ fn whoever_comes_by_ticket_counts_as_the_subject_that_asked_for_it() {
 }
 
 #[test]
+fn a_request_that_is_refused_does_not_use_up_its_ticket() {
+    let limits = "[limits]\nopen_calls_per_subject = 1\n";
+    let events = Events::with(&Config::default().events("").with_text(limits));
+    let ticket = ticket(&events.gateway, &events.header);
+    let get = |more: &str, accept: &str| {
+        let path = path(&ticket) + more;
+        request(&events.gateway, &path, &["-H", accept], None).status
+    };
+    let sse = "accept: text/event-stream";
+    assert_eq!(get("", "accept: text/html"), 406);
+    assert_eq!(get("&envelope=other", sse), 400);
+    assert_eq!(get("&type=a", sse), 400);
+    let other = events.sse();
+    assert_eq!(get("", sse), 429);
+    drop(other);
+    events
+        .gateway
+        .process
+        .error_line("its end", |line| line.contains("client_gone").then_some(()));
+    drop(open(&events.gateway, &ticket, &[]));
+    assert_eq!(refused(&events.gateway, &ticket, &[]), bad_ticket());
+}
+
+/// The header with which EventSource says what it is.
+const EVENT_SOURCE: &str = "accept: text/event-stream";
+
+fn until_readyz_says(events: &Events, words: &str) {
+    let end = std::time::Instant::now() + intellirouter_tests::DEADLINE;
+    while !events.gateway.page("/readyz").contains(words) {
+        let output = events.gateway.process.output();
+        assert!(std::time::Instant::now() < end, "{output}");
+    }
+}
+
+#[test]
+fn a_browser_that_comes_back_while_the_store_is_away_is_told_to_come_again() {
+    let mut redis = Redis::on_disk();
+    let events = Events::with(&over(&redis));
+    let unused = ticket(&events.gateway, &events.header);
+    let used = ticket(&events.gateway, &events.header);
+    let (first, cookie) = open(&events.gateway, &used, &[]);
+    let cookie = back(&cookie);
+    drop(first);
+    redis.kill();
+    until_readyz_says(&events, "event store away");
+    let get = |ticket: &str, headers: &[&str]| {
+        let args: Vec<&str> = headers.iter().flat_map(|one| ["-H", one]).collect();
+        request(&events.gateway, &path(ticket), &args, None)
+    };
+    let again = get(&used, &[EVENT_SOURCE, &cookie]);
+    assert_eq!(again.status, 200, "{}", again.text());
+    assert_eq!(again.header("content-type"), Some("text/event-stream"));
+    assert_eq!(again.header("cache-control"), Some("no-store"));
+    assert_eq!(again.header("set-cookie"), None);
+    let text = again.text();
+    let wait = text.strip_prefix("retry: ");
+    let wait = wait.and_then(|text| text.strip_suffix('\n'));
+    let wait: u64 = wait.and_then(|wait| wait.parse().ok()).expect(&text);
+    assert!((2000..4000).contains(&wait), "{wait}");
+    assert!(events.gateway.metrics().contains("store_away"));
+    // Who is no EventSource on its way back, and who may not come at all, is told so.
+    assert_eq!(get(&used, &[&cookie]).status, 503);
+    assert_eq!(
+        get(&used, &["accept: application/x-ndjson", &cookie]).status,
+        503
+    );
+    assert_eq!(get(&unused, &[EVENT_SOURCE]).status, 503);
+    let other = cookie.replace("ir_events_", "ir_events_0");
+    assert_eq!(get(&used, &[EVENT_SOURCE, &other]).status, 503);
+    let evil = "origin: https://evil.example";
+    assert_eq!(get(&used, &[EVENT_SOURCE, &cookie, evil]).status, 403);
+
+    redis.restart();
+    until_readyz_says(&events, "event store connected");
+    let end = std::time::Instant::now() + intellirouter_tests::DEADLINE;
+    // The connection that looks after cookies comes back by itself.
+    while get(&used, &["accept: text/html", &cookie]).status != 406 {
+        assert!(
+            std::time::Instant::now() < end,
+            "{}",
+            events.gateway.process.output()
+        );
+    }
+    drop(open(&events.gateway, &used, &[EVENT_SOURCE, &cookie]));
+    let forged = format!("{}x", &cookie[..cookie.len() - 1]);
+    assert_eq!(
+        refused(&events.gateway, &used, &[EVENT_SOURCE, &forged]),
+        bad_ticket()
+    );
+}
+
+#[test]
+fn a_browser_over_its_limits_is_told_to_come_again_too_and_the_limits_count_it() {
+    let rate = "[[limits.rates]]\nname = \"few\"\nper = [\"address\"]\nrate = 3\nperiod = \"1h\"\n";
+    let events = Events::with(&Config::default().events("").with_text(rate));
+    let ticket = ticket(&events.gateway, &events.header);
+    let (first, cookie) = open(&events.gateway, &ticket, &[]);
+    drop(first);
+    let cookie = back(&cookie);
+    drop(open(&events.gateway, &ticket, &[EVENT_SOURCE, &cookie]));
+    let args = ["-H", EVENT_SOURCE, "-H", &cookie];
+    let again = request(&events.gateway, &path(&ticket), &args, None);
+    assert_eq!(
+        (again.status, again.text().starts_with("retry: ")),
+        (200, true)
+    );
+    // As long as the limit asks for, which is 20 min.
+    let wait: u64 = again.text()["retry: ".len()..].trim().parse().unwrap();
+    assert!(wait > 1_000_000, "{wait}");
+    assert_eq!(refused(&events.gateway, &ticket, &[&cookie]).0, 429);
+}
+
+#[test]
 fn without_the_store_tickets_are_unavailable_and_come_back_with_it() {
     let mut redis = Redis::start();
     let events = Events::with(&over(&redis));
@@ -676,6 +789,39 @@ fn a_browser_whose_connection_is_cut_goes_on_by_itself_and_misses_nothing() {
     publish(4);
     page.sees(4);
     assert_eq!(page.seen(), (vec![1, 2, 3, 4], false));
+}
+
+#[test]
+fn a_browser_whose_connection_is_cut_while_the_store_is_silent_goes_on_by_itself() {
+    let redis = Redis::start();
+    let config = Config::default().events(&format!("store = \"{}\"", redis.url()));
+    let (page, _) = Page::open(lets_in(config));
+    page.events.publish(r#"{"n":1}"#);
+    page.sees(1);
+    redis.freeze();
+    until_readyz_says(&page.events, "tail of");
+    page.relay.cut();
+    // Once for the cut, and then for each answer to come again.
+    let mut faults = 0;
+    page.script.line("two answers", |line| {
+        faults += usize::from(json(line)["fault"] == "connecting");
+        (faults == 3).then_some(())
+    });
+    redis.thaw();
+    page.opens(2);
+    let end = std::time::Instant::now() + intellirouter_tests::DEADLINE;
+    while page.events.post(CHANNEL, r#"{"n":2}"#).status != 202 {
+        assert!(
+            std::time::Instant::now() < end,
+            "{}",
+            page.events.gateway.process.output()
+        );
+    }
+    page.sees(2);
+    let (mut seen, gap) = page.seen();
+    // A publish whose answer came too late may have been one.
+    seen.dedup();
+    assert_eq!((seen, gap), (vec![1, 2], false));
 }
 
 #[test]

@@ -232,6 +232,61 @@ fn a_stream_gets_the_channels_that_it_asked_for_and_no_other() {
     assert_eq!(got, [r#"data: {"n":2}"#, r#"data: {"n":3}"#]);
 }
 
+/// Nothing is published here but what a test waits for.
+const SILENT: &str = "intellirouter:chain_engine:router_core:chain_step_completed";
+
+/// Publishes on the silent channel; who resumes from `id` gets that alone, and no gap.
+fn resumes(events: &Events, id: &str, payload: &str) {
+    assert_eq!(events.post(SILENT, payload).status, 202);
+    let path = format!("{}&last_event_id={id}", Events::path(SILENT));
+    let again = events.curl_with("text/event-stream", &events.header, &path);
+    sse_frame(&again, &format!("data: {payload}"));
+    let lines = again.lines();
+    let mut said = lines.iter().filter(|line| line.starts_with("event: "));
+    assert_eq!(said.next().unwrap(), "event: ir.open");
+    assert_eq!(said.next().unwrap(), "event: chain_step_completed");
+    assert_eq!(said.next(), None);
+}
+
+fn a_silent_stream_can_be_resumed(events: &Events) {
+    let noise = || (0..5).for_each(|n| events.publish(&format!(r#"{{"n":{n}}}"#)));
+    let follow = || events.curl_with("text/event-stream", &events.header, &Events::path(SILENT));
+    // Cut before its first event.
+    let first = follow();
+    noise();
+    let opened = sse_frame(&first, "event: ir.open");
+    drop(first);
+    resumes(events, field(&opened, "id"), r#"{"silent":1}"#);
+
+    // A position is told every 30 s, and comments in between.
+    let quiet = follow();
+    noise();
+    for count in 1..=2 {
+        let mut comments = 0;
+        quiet.line("a comment", |line| {
+            comments += usize::from(line.starts_with(':'));
+            (comments == count).then_some(())
+        });
+    }
+    let position = sse_frame(&quiet, "event: ir.position");
+    drop(quiet);
+    let opened = field(&opened, "id");
+    assert_ne!(field(&position, "id"), opened);
+    resumes(events, field(&position, "id"), r#"{"silent":2}"#);
+}
+
+#[test]
+fn one_cut_before_its_first_event_and_one_on_a_silent_channel_resume_on_the_embedded_store() {
+    a_silent_stream_can_be_resumed(&Events::new("heartbeat = \"10s\""));
+}
+
+#[test]
+fn one_cut_before_its_first_event_and_one_on_a_silent_channel_resume_through_redis() {
+    let redis = Redis::start();
+    let config = format!("store = \"{}\"\nheartbeat = \"10s\"", redis.url());
+    a_silent_stream_can_be_resumed(&Events::new(&config));
+}
+
 #[test]
 fn events_come_over_http1_too() {
     let events = Events::new("");

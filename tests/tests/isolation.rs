@@ -107,16 +107,6 @@ impl Flooding {
         assert_eq!(answer.status().code, 0, "{:?}", answer.status());
         assert_eq!(answer.body, grpc::frame(false, b"hello"));
     }
-
-    fn memory_kib(&self) -> usize {
-        let path = format!("/proc/{}/status", self.gateway.process.id());
-        let status = std::fs::read_to_string(path).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
 }
 
 async fn serve(
@@ -184,7 +174,7 @@ async fn unread_streams_hold_up_no_other_call_of_their_own_connection() {
 async fn what_is_kept_for_an_unread_stream_is_bounded() {
     let test = Flooding::start(10_000).await;
     let mut slow = test.connect().await;
-    let before = test.memory_kib();
+    let before = test.gateway.memory_kib();
     let mut unread = Vec::new();
     for _ in 0..10 {
         unread.push(test.unread(&mut slow, FLOOD).await);
@@ -194,7 +184,7 @@ async fn what_is_kept_for_an_unread_stream_is_bounded() {
         sent < 10 * 2 * 1024 * 1024,
         "{sent} bytes were taken for 10 unread streams"
     );
-    let grown = test.memory_kib().saturating_sub(before);
+    let grown = test.gateway.memory_kib().saturating_sub(before);
     assert!(
         grown < 40 * 1024,
         "the gateway grew by {grown} KiB for 10 unread streams"

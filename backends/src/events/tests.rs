@@ -72,6 +72,8 @@ impl EventLog for FailsFirst {
             recorded: 0,
             ignored: 0,
             oversized: 0,
+            not_utf8: 0,
+            not_json: 0,
             reconnects: 0,
         }
     }

@@ -49,6 +49,9 @@ pub(crate) struct FileEvents {
     /// A reader further behind is closed and can resume, 65536 bytes to 1 TiB; default
     /// 8388608.
     pub(crate) lag_bytes: Option<u64>,
+    /// How many different conditions (`where`) the open streams of one subject may have at each
+    /// gateway, 1 to 100000; default 64.
+    pub(crate) filters_per_subject: Option<u64>,
     /// Who may read and publish what; the role `admin` may do everything.
     pub(crate) rules: Vec<FileEventRule>,
 }
@@ -83,6 +86,7 @@ pub(crate) struct EventsConfig {
     pub(crate) replicas: usize,
     pub(crate) heartbeat: Duration,
     pub(crate) lag_bytes: u64,
+    pub(crate) filters_per_subject: usize,
     pub(crate) rules: Vec<EventRule>,
 }
 
@@ -230,6 +234,13 @@ impl Validate<'_, '_> {
                 64 * 1024,
                 1 << 40,
             ) as u64,
+            filters_per_subject: self.number(
+                "events.filters_per_subject",
+                file.filters_per_subject,
+                64,
+                1,
+                100_000,
+            ),
             rules: file
                 .rules
                 .into_iter()

@@ -29,9 +29,11 @@ use std::sync::Arc;
 
 use crate::config::EventsConfig;
 use crate::gateway::{Gateway, StartError};
+use crate::layers::authenticate::Identity;
+use crate::reply::Reply;
 use crate::revocation::Revocations;
 
-use super::filter::Groups;
+use super::filter::{Filter, Groups, Wanted};
 use issued::Issued;
 use link::Link;
 pub(super) use pass::{Entry, Session};
@@ -39,13 +41,13 @@ pub(super) use renew::renew;
 pub(super) use streams::Registered;
 use streams::Streams;
 pub(super) use tickets::issue;
-pub(crate) use tickets::{enter, is_by_ticket};
+pub(crate) use tickets::{enter, is_by_ticket, is_return};
 use vault::Vault;
 
 /// See the module's comment.
 pub(crate) struct Door {
     pub(super) streams: Arc<Streams>,
-    pub(super) groups: Arc<Groups>,
+    groups: Arc<Groups>,
     revocations: Arc<Revocations>,
     issued: Issued,
     vault: Vault,
@@ -73,6 +75,17 @@ impl Door {
             },
             link,
         }))
+    }
+
+    /// The filter of one more stream of a caller, whose streams may have `most` different ones.
+    pub(super) fn filter(
+        &self,
+        caller: &Identity,
+        wanted: Wanted,
+        most: usize,
+    ) -> Result<Filter, Reply> {
+        let owner = self.issued.owner(caller.issuer(), caller.subject());
+        self.groups.filter(wanted, owner, most)
     }
 
     /// What does not work now, for operators.

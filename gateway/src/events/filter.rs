@@ -11,20 +11,26 @@
 //! is read once for all of them, as long as they are within 1,024 entries of each other.
 //!
 //! Limits: 16 types; 8 conditions, each a field of 1 to 128 bytes and a value of at most 256. A group
-//! takes about 600 bytes beside its conditions.
+//! takes about 600 bytes beside its conditions. Each different group reads each payload of its
+//! channels, so of one subject's streams there are `events.filters_per_subject` at most at a time (64);
+//! one more fails with RESOURCE_EXHAUSTED. Types cost no reading and have no such bound.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use intellirouter::events::{Entry, Event, MAX_SEGMENT_BYTES, Position};
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use tonic::Code;
 
 use crate::layers::authenticate::is_segment;
 use crate::reply::Reply;
 
 const MAX_TYPES: usize = 16;
+/// When streams may have been closed by those who have too many filters.
+const COME_AGAIN: Duration = Duration::from_secs(1);
 const MAX_CONDITIONS: usize = 8;
 const MAX_FIELD_BYTES: usize = 128;
 const MAX_VALUE_BYTES: usize = 256;
@@ -95,39 +101,99 @@ impl Wanted {
 
 /// All groups of streams, over all generations of the configuration.
 #[derive(Default)]
-pub(crate) struct Groups(Mutex<HashMap<Arc<[Condition]>, Weak<Group>>>);
+pub(crate) struct Groups(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    groups: HashMap<Arc<[Condition]>, Weak<Group>>,
+    /// Of each owner of streams: how many of them have which conditions.
+    of_one: HashMap<u64, HashMap<Arc<[Condition]>, usize>>,
+}
 
 impl Groups {
-    /// The filter of one stream.
-    pub(super) fn filter(self: &Arc<Self>, wanted: Wanted) -> Filter {
+    /// The filter of one stream of `owner`, whose streams may have `most` different conditions.
+    pub(super) fn filter(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        owner: u64,
+        most: usize,
+    ) -> Result<Filter, Reply> {
         let mut conditions = wanted.conditions;
         // Equal conditions in another order are equal.
         conditions.sort_unstable();
         conditions.dedup();
-        let group = (!conditions.is_empty()).then(|| self.group(conditions.into()));
-        Filter {
+        let member = match conditions.is_empty() {
+            true => None,
+            false => Some(self.join(conditions.into(), owner, most)?),
+        };
+        Ok(Filter {
             types: wanted.types,
-            group,
-        }
+            member,
+        })
     }
 
-    fn group(self: &Arc<Self>, conditions: Arc<[Condition]>) -> Arc<Group> {
-        let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(group) = groups.get(&conditions).and_then(Weak::upgrade) {
-            return group;
+    fn join(
+        self: &Arc<Self>,
+        conditions: Arc<[Condition]>,
+        owner: u64,
+        most: usize,
+    ) -> Result<Member, Reply> {
+        let mut known = self.known();
+        let own = known.of_one.get(&owner);
+        if own.is_some_and(|own| own.len() >= most && !own.contains_key(&conditions)) {
+            let message = format!(
+                "the caller's open streams have {most} different filters with conditions, which is \
+                 the most; close one, or ask for the same conditions"
+            );
+            return Err(
+                Reply::new(Code::ResourceExhausted, "too_many_filters", message)
+                    .retry_after(COME_AGAIN),
+            );
         }
-        let group = Arc::new(Group {
-            conditions: conditions.clone(),
-            verdicts: Mutex::default(),
-            groups: self.clone(),
-        });
-        groups.insert(conditions, Arc::downgrade(&group));
-        group
+        let group = match known.groups.get(&conditions).and_then(Weak::upgrade) {
+            Some(group) => group,
+            None => {
+                let group = Arc::new(Group {
+                    conditions: conditions.clone(),
+                    verdicts: Mutex::default(),
+                    groups: self.clone(),
+                });
+                let weak = Arc::downgrade(&group);
+                known.groups.insert(conditions.clone(), weak);
+                group
+            }
+        };
+        let own = known.of_one.entry(owner).or_default();
+        *own.entry(conditions).or_default() += 1;
+        Ok(Member { group, owner })
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.0.lock().unwrap().len()
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The place of one stream in a group.
+struct Member {
+    group: Arc<Group>,
+    owner: u64,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut known = self.group.groups.known();
+        let Some(own) = known.of_one.get_mut(&self.owner) else {
+            return;
+        };
+        if let Some(streams) = own.get_mut(&self.group.conditions) {
+            *streams -= 1;
+            if *streams == 0 {
+                own.remove(&self.group.conditions);
+            }
+        }
+        if own.is_empty() {
+            known.of_one.remove(&self.owner);
+        }
     }
 }
 
@@ -140,8 +206,7 @@ struct Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let groups = &self.groups.0;
-        let mut groups = groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let groups = &mut self.groups.known().groups;
         // Another one may have taken its place meanwhile.
         if groups
             .get(&self.conditions)
@@ -189,13 +254,13 @@ impl Verdicts {
 #[derive(Default)]
 pub(super) struct Filter {
     types: Vec<String>,
-    group: Option<Arc<Group>>,
+    member: Option<Member>,
 }
 
 impl Filter {
     /// Takes away what is not wanted.
     pub(super) fn sift(&self, entries: &mut Vec<Entry>) {
-        if self.types.is_empty() && self.group.is_none() {
+        if self.types.is_empty() && self.member.is_none() {
             return;
         }
         entries.retain(|entry| match entry {
@@ -208,7 +273,7 @@ impl Filter {
         let typed =
             self.types.is_empty() || self.types.iter().any(|name| name == event.event_type());
         typed
-            && self.group.as_ref().is_none_or(|group| {
+            && self.member.as_ref().is_none_or(|Member { group, .. }| {
                 // Held while the payload is read: who waits wants this very verdict.
                 let verdicts = group.verdicts.lock();
                 let mut verdicts = verdicts.unwrap_or_else(PoisonError::into_inner);

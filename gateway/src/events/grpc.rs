@@ -46,15 +46,11 @@ impl EventService for EventApi {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let call = call(&request)?;
         let request = request.into_inner();
-        let patterns = caller(&call)
-            .and_then(|caller| {
-                access::subscribe(
-                    &self.plane.config.rules,
-                    &caller,
-                    request.channels.iter().map(String::as_str),
-                )
-            })
-            .map_err(|reply| reply.grpc())?;
+        let config = &self.plane.config;
+        let caller = caller(&call).map_err(|reply| reply.grpc())?;
+        let channels = request.channels.iter().map(String::as_str);
+        let patterns = access::subscribe(&config.rules, &caller, channels);
+        let patterns = patterns.map_err(|reply| reply.grpc())?;
         let wanted = wanted(&request).map_err(|reply| reply.grpc())?;
         call.streams(patterns.clone());
         let after = (!request.last_event_id.is_empty())
@@ -65,7 +61,9 @@ impl EventService for EventApi {
             .subscribe(patterns, after)
             .await
             .map_err(|error| subscribe_refusal(&error).grpc())?;
-        let filter = self.plane.door.groups.filter(wanted);
+        let most = config.filters_per_subject;
+        let filter = self.plane.door.filter(&caller, wanted, most);
+        let filter = filter.map_err(|reply| reply.grpc())?;
         let mut events = EventStream::new(self.plane.clone(), subscription, call, filter, None);
         let signals = stream::poll_fn(move |cx| events.poll_next(cx));
         let messages = signals.map(|signal| stream::iter(messages(signal)));

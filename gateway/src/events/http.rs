@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
@@ -113,9 +113,10 @@ async fn subscribe(
         ndjson: wants_ndjson(&head.headers)?,
         cloudevents: query.cloudevents,
     };
+    let caller = super::caller(call)?;
     let patterns = access::subscribe(
         &plane.config.rules,
-        &*super::caller(call)?,
+        &caller,
         query.channels.iter().map(String::as_str),
     )?;
     call.streams(patterns.clone());
@@ -132,8 +133,13 @@ async fn subscribe(
         .subscribe(patterns, after)
         .await
         .map_err(|error| subscribe_refusal(&error))?;
+    let most = plane.config.filters_per_subject;
+    let filter = plane.door.filter(&caller, query.wanted, most)?;
+    if let Some(entry) = &entry {
+        // Last: whatever else refuses the stream leaves the ticket to be shown again.
+        plane.door.redeem(entry, SystemTime::now()).await?;
+    }
     let (cookies, session) = entry.map(Entry::into_parts).unzip();
-    let filter = plane.door.groups.filter(query.wanted);
     let stream = EventStream::new(plane.clone(), subscription, call.clone(), filter, session);
     let body = EventBody { stream, format };
     let mut response = Response::new(Body::new(Kind::Events(Box::new(body))));

@@ -5,8 +5,9 @@
 //! stream. The reader's own pace is its flow control: nothing is taken from the log before the
 //! connection has room.
 //!
-//! It is polled twice for every event and subscriber, so it holds one timer, which events don't touch
-//! (when it fires too early it is set anew), and the second time it looks for events alone.
+//! It is polled twice for every event and subscriber. So whatever else can wake it rings a [`Bell`], and
+//! while that is silent it looks for events alone; and it holds one timer, which events don't touch
+//! (when it fires too early it is set anew).
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -19,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::EventPlane;
+use super::bell::Bell;
 use super::door::{Registered, Session};
 use super::filter::Filter;
 use crate::calls::{Cut, OpenCall};
@@ -107,10 +109,8 @@ pub(super) struct EventStream {
     /// Fires when any of these is due, or the token's time; or before.
     timer: Pin<Box<Sleep>>,
     drained: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Whom all but events wakes, as of the last look at it.
-    waker: Option<Waker>,
-    /// The last poll has looked at everything, and there was nothing but events.
-    looked: bool,
+    /// What all but events ring, for the task that polled last.
+    bell: Option<Arc<Bell>>,
     stage: Stage,
     /// Why it ended, for the metrics; the first reason counts.
     closed: OnceLock<&'static str>,
@@ -144,8 +144,7 @@ impl EventStream {
             plane,
             subscription,
             call,
-            waker: None,
-            looked: false,
+            bell: None,
             stage: Stage::Fresh,
             closed: OnceLock::new(),
         }
@@ -153,8 +152,6 @@ impl EventStream {
 
     /// Says why the stream ends, unless that is settled; tells whether it was not.
     pub(super) fn close(&mut self, reason: &'static str) -> bool {
-        // So that nothing else is said before it.
-        self.looked = false;
         self.closed.set(reason).is_ok()
     }
 
@@ -174,35 +171,52 @@ impl EventStream {
     }
 
     fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<Signal> {
-        // Whatever else has come since then has woken this task, which will look again.
-        if std::mem::take(&mut self.looked) && self.wakes(cx) {
-            let entries = ready!(self.poll_entries(cx));
-            return Poll::Ready(Signal::Entries(entries));
+        let bell = self.bell.as_deref().filter(|bell| bell.wakes(cx.waker()));
+        // Others wait for the cut too, and may have taken the bell's place there.
+        let silent = bell.is_some_and(|bell| !bell.has_rung()) && self.call.is_cut().is_none();
+        if self.subscription.lag_bytes() > self.plane.config.lag_bytes {
+            return Poll::Ready(self.end(End::Slow));
         }
+        if silent {
+            return self.poll_entries(cx).map(Signal::Entries);
+        }
+        let bell = match self.bell.take() {
+            Some(bell) if bell.wakes(cx.waker()) => bell,
+            _ => Bell::new(cx.waker()),
+        };
+        let waker = Waker::from(Arc::clone(&bell));
+        let signal = self.poll_all(cx, &mut Context::from_waker(&waker));
+        // Entries come last: all else was looked at then, and a timer that is due stays so.
+        let looked = match &signal {
+            Poll::Pending => true,
+            Poll::Ready(signal) => matches!(signal, Signal::Entries(_)) && !self.timer.is_elapsed(),
+        };
+        if !looked {
+            bell.mark();
+        }
+        self.bell = Some(bell);
+        signal
+    }
+
+    /// Looks at everything. Pending, `cx` is woken by events, and `rest` by all else.
+    fn poll_all(&mut self, cx: &mut Context<'_>, rest: &mut Context<'_>) -> Poll<Signal> {
         loop {
-            if self.subscription.lag_bytes() > self.plane.config.lag_bytes {
-                return Poll::Ready(self.end(End::Slow));
-            }
-            if let Poll::Ready(cut) = self.call.poll_cut(cx) {
+            if let Poll::Ready(cut) = self.call.poll_cut(rest) {
                 return Poll::Ready(self.end(End::Cut(cut)));
             }
-            if self.drained.as_mut().poll(cx).is_ready() {
+            if self.drained.as_mut().poll(rest).is_ready() {
                 return Poll::Ready(self.end(End::Cut(Cut::Draining)));
             }
-            if self.registered.poll_renewed(cx).is_ready() {
+            if self.registered.poll_renewed(rest).is_ready() {
                 self.token = TokenEnd::of(&self.call);
                 self.set_timer();
             }
             // Stays due until it is set anew.
-            let due = self.timer.as_mut().poll(cx).is_ready();
+            let due = self.timer.as_mut().poll(rest).is_ready();
             if due && let Some(signal) = self.token_signal() {
                 return Poll::Ready(signal);
             }
             if let Poll::Ready(entries) = self.poll_entries(cx) {
-                if !due && !self.wakes(cx) {
-                    self.waker = Some(cx.waker().clone());
-                }
-                self.looked = !due;
                 return Poll::Ready(Signal::Entries(entries));
             }
             if !due {
@@ -213,11 +227,6 @@ impl EventStream {
             }
             self.set_timer();
         }
-    }
-
-    fn wakes(&self, cx: &Context<'_>) -> bool {
-        let waker = self.waker.as_ref();
-        waker.is_some_and(|waker| waker.will_wake(cx.waker()))
     }
 
     fn set_timer(&mut self) {
@@ -264,7 +273,7 @@ impl EventStream {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let now = Instant::now();
+        let now = self.subscription.read_at();
         self.heartbeat = now + self.plane.config.heartbeat;
         self.position = now + POSITION_EVERY;
         Poll::Ready(entries)

@@ -193,6 +193,27 @@ fn a_401_challenges_and_says_whether_a_token_was_there() {
 }
 
 #[test]
+fn an_event_source_on_its_way_back_is_told_when_to_come_again_unless_it_never_may() {
+    for (_, status, reply) in rows() {
+        let response = reply.render(Dialect::EventSource);
+        if !matches!(status, 429 | 503) {
+            assert_eq!(response.status(), status, "{}", reply.label);
+            continue;
+        }
+        assert_eq!(response.status(), 200, "{}", reply.label);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        let text = String::from_utf8(body(response)).unwrap();
+        // No blank line: that would take away the id with which it resumes.
+        let wait = text.strip_prefix("retry: ").unwrap();
+        let wait: u64 = wait.strip_suffix('\n').unwrap().parse().unwrap();
+        let least = reply.retry_after.unwrap().as_millis() as u64;
+        let least = least.max(2000);
+        assert!((least..least + 2000).contains(&wait), "{wait} of {least}");
+    }
+}
+
+#[test]
 fn a_405_names_the_method_that_is_known() {
     let reply = Reply::new(Code::Unimplemented, "method_not_allowed", "no")
         .status(StatusCode::METHOD_NOT_ALLOWED)

@@ -72,6 +72,11 @@ impl ChannelName {
         check_segment("event type", self.event_type())
     }
 
+    /// Whether both share one text. Where they don't they may still be equal.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.text, &other.text)
+    }
+
     /// Who sends on the channel.
     #[must_use]
     pub fn source(&self) -> &str {

@@ -49,6 +49,8 @@ pub trait EventLog: Send + Sync {
     ///
     /// While the store is away one that begins is refused at once. One that comes back goes on
     /// where its place is known here; else it waits for the store, a few seconds at most.
+    ///
+    /// A runtime that follows a log needs tokio's time driver.
     async fn subscribe(
         &self,
         patterns: Vec<ChannelPattern>,
@@ -142,6 +144,10 @@ pub struct StoreStatus {
     pub ignored: u64,
     /// Messages that were larger than the largest payload and became a gap on their channel.
     pub oversized: u64,
+    /// Events recorded whose payload is not UTF-8.
+    pub not_utf8: u64,
+    /// Events recorded whose payload is text and no JSON.
+    pub not_json: u64,
     /// Times that a lost connection was made again.
     pub reconnects: u64,
 }

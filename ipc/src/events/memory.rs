@@ -93,6 +93,8 @@ impl EventLog for MemoryLog {
             recorded: self.ring.recorded(),
             ignored: 0,
             oversized: 0,
+            not_utf8: self.ring.payloads.not_utf8(),
+            not_json: self.ring.payloads.not_json(),
             reconnects: 0,
         }
     }

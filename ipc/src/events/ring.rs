@@ -13,8 +13,8 @@
 //! frames of new events fit; exceeded by at most the frames being encoded at that moment), age and
 //! number of entries, as in [`LogSettings`]. What is beyond them is dropped by the next append,
 //! and never handed out meanwhile if it is too old. The lock is held for one append (of what one
-//! reading of a store brings at most), or for a read of at most [`MAX_SCAN`] entries, and never across
-//! an await.
+//! reading of a store brings at most), or for a read of a bounded number of entries
+//! ([`reading`]), and never across an await.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,17 +26,18 @@ use tokio::time::Instant;
 
 use super::channel::ChannelName;
 use super::event::{Budget, EVENT_OVERHEAD, Event, event_size};
-use super::log::{Entry, Gap, GapReason, PublishError};
-use super::pattern::ChannelPattern;
+use super::interest::Names;
+use super::log::{GapReason, PublishError};
+use super::payloads::Payloads;
 use super::position::Position;
 use super::settings::LogSettings;
 use super::wakeups::{Waiter, Wakeups};
 
+mod reading;
 #[cfg(test)]
 mod tests;
 
-/// The most entries that one read looks at under the lock.
-const MAX_SCAN: usize = 1024;
+pub(super) use reading::{Cursor, Room};
 
 /// The most entries that are dropped for their age under one hold of the lock.
 const MAX_EXPIRE: usize = 4096;
@@ -51,6 +52,11 @@ pub(super) struct Ring {
     budget: Arc<Budget>,
     state: RwLock<State>,
     recorded: AtomicU64,
+    pub(super) payloads: Payloads,
+    /// The number of the last slot, and the sizes of everything up to there, for those who don't hold
+    /// the lock.
+    last: AtomicU64,
+    end_bytes: AtomicU64,
     /// Says that something was appended.
     appended: Wakeups,
 }
@@ -63,6 +69,7 @@ struct State {
     floor: Position,
     /// The sizes of everything ever trimmed, in bytes.
     trimmed_bytes: u64,
+    names: Names,
 }
 
 /// An entry that a store hands over.
@@ -92,29 +99,6 @@ enum Item {
     Gap(GapReason, Option<ChannelName>),
 }
 
-/// Where a subscriber stands: it has been given everything up to and with `position`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Cursor {
-    pub(super) position: Position,
-    /// The number of the slot there.
-    number: u64,
-    /// The sizes of everything up to there, in bytes.
-    bytes: u64,
-}
-
-/// How much one batch may still take.
-pub(super) struct Room {
-    pub(super) entries: usize,
-    pub(super) bytes: usize,
-}
-
-/// Where a new subscriber starts.
-pub(super) struct Opening {
-    pub(super) start: Position,
-    pub(super) cursor: Cursor,
-    pub(super) gap: Option<Gap>,
-}
-
 impl Ring {
     /// The ring of a log within this process, with an epoch from the clock. `limits` are valid.
     pub(super) fn embedded(limits: LogSettings) -> Self {
@@ -140,8 +124,12 @@ impl Ring {
                 first: 1,
                 floor,
                 trimmed_bytes: 0,
+                names: Names::default(),
             }),
             recorded: AtomicU64::new(0),
+            payloads: Payloads::default(),
+            last: AtomicU64::new(0),
+            end_bytes: AtomicU64::new(0),
             appended: Wakeups::new(),
         }
     }
@@ -178,7 +166,7 @@ impl Ring {
             });
         }
         // Before anybody can see the event, so that who has seen it finds it counted.
-        self.count(1);
+        self.count(&payload);
         let now = Instant::now();
         self.expire(now);
         let mut dropped = Vec::new();
@@ -235,9 +223,10 @@ impl Ring {
         self.let_go(state, dropped);
     }
 
-    /// Counts events as recorded.
-    pub(super) fn count(&self, events: u64) {
-        self.recorded.fetch_add(events, Ordering::Relaxed);
+    /// Counts an event as recorded.
+    pub(super) fn count(&self, payload: &[u8]) {
+        self.payloads.count(payload);
+        self.recorded.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Adds a gap from the head to `to`.
@@ -276,6 +265,7 @@ impl Ring {
         let item = match what {
             What::Event(channel, payload) => {
                 let budget = Arc::clone(&self.budget);
+                let channel = state.names.one(channel);
                 let event = Event::new(position, channel, payload, recorded_at, budget);
                 Item::Event(Arc::new(event))
             }
@@ -297,9 +287,12 @@ impl Ring {
 
     /// Ends a change. What it dropped is freed only now, so that the lock is not held for it.
     fn let_go(&self, state: RwLockWriteGuard<'_, State>, dropped: Vec<Slot>) {
+        self.end_bytes.store(state.end_bytes(), Ordering::Release);
+        let last = state.last();
+        self.last.store(last, Ordering::Release);
         drop(state);
         drop(dropped);
-        self.appended.tell();
+        self.appended.tell(last);
     }
 
     /// Drops what is too old, a bounded number under each hold of the lock.
@@ -331,130 +324,6 @@ impl Ring {
             Item::Gap(..) => self.budget.give_back(GAP_SIZE),
         }
         Some(slot)
-    }
-
-    /// Whether a subscriber can go on from `position` without a gap.
-    pub(super) fn holds(&self, position: Position) -> bool {
-        // Of a log that nothing is known of, not even its end can be resumed from.
-        !self.read_state().is_blank() && self.open(Some(position)).gap.is_none()
-    }
-
-    /// Where a subscriber starts that has seen everything up to `after`, or wants what is new.
-    pub(super) fn open(&self, after: Option<Position>) -> Opening {
-        self.expire(Instant::now());
-        let state = self.read_state();
-        let live = state.cursor(state.last());
-        let Some(after) = after else {
-            return Opening {
-                start: live.position,
-                cursor: live,
-                gap: None,
-            };
-        };
-        // The last place that is not behind `after`, counted as slots before it and with it.
-        let seen = state.slots.partition_point(|slot| slot.position <= after);
-        let here = state.cursor(state.first - 1 + seen as u64);
-        if here.position == after {
-            return Opening {
-                start: after,
-                cursor: here,
-                gap: None,
-            };
-        }
-        // Between two that are here lies what a gap stands for: the place after it is known again.
-        // Behind all lies the future, before all what was dropped.
-        let future = seen == state.slots.len();
-        let cursor = if future || after < state.floor {
-            here
-        } else {
-            state.cursor(here.number + 1)
-        };
-        let reason = if after.epoch != cursor.position.epoch {
-            self.other_epoch
-        } else if after < cursor.position {
-            GapReason::Trimmed
-        } else {
-            GapReason::StoreLostData
-        };
-        let gap = Gap {
-            from: Some(after),
-            to: cursor.position,
-            reason,
-        };
-        // A stream that is cut before it said the gap must meet the gap again. `after` does that,
-        // except from the future, where the log may have come to it by then.
-        Opening {
-            start: if after > live.position {
-                Position::NOWHERE
-            } else {
-                after
-            },
-            cursor,
-            gap: Some(gap),
-        }
-    }
-
-    /// Moves `cursor` on, and what matches on the way into `out`, until `room` is filled or
-    /// [`MAX_SCAN`] entries were looked at. True if the cursor has reached the end.
-    pub(super) fn read(
-        &self,
-        cursor: &mut Cursor,
-        patterns: &[ChannelPattern],
-        room: &mut Room,
-        out: &mut Vec<Entry>,
-    ) -> bool {
-        let state = self.fresh_state();
-        let oldest = state.cursor(state.first - 1);
-        if cursor.number < oldest.number {
-            let from = Some(cursor.position);
-            let (to, reason) = (oldest.position, GapReason::Slow);
-            out.push(Entry::Gap(Gap { from, to, reason }));
-            room.take(0);
-            *cursor = oldest;
-        }
-        let seen = usize::try_from(cursor.number - oldest.number).unwrap_or(usize::MAX);
-        for slot in state.slots.iter().skip(seen).take(MAX_SCAN) {
-            if room.is_filled() {
-                return false;
-            }
-            if let Some(entry) = entry(slot, cursor.position, patterns) {
-                room.take(match &entry {
-                    Entry::Event(event) => event.payload().len(),
-                    Entry::Gap(_) => 0,
-                });
-                out.push(entry);
-            }
-            *cursor = Cursor {
-                position: slot.position,
-                number: cursor.number + 1,
-                bytes: slot.end_bytes,
-            };
-        }
-        cursor.number == state.last()
-    }
-
-    /// The sizes of everything that was ever appended, in bytes.
-    pub(super) fn end_bytes(&self) -> u64 {
-        self.read_state().end_bytes()
-    }
-
-    /// The sizes of what was appended after both `cursor` and the moment at which everything had
-    /// the size `joined`, on any channel, in bytes.
-    pub(super) fn bytes_after(&self, cursor: &Cursor, joined: u64) -> u64 {
-        let end = self.read_state().end_bytes();
-        end.saturating_sub(cursor.bytes.max(joined))
-    }
-
-    /// The state without what is too old; one lock where nothing is.
-    fn fresh_state(&self) -> RwLockReadGuard<'_, State> {
-        let now = Instant::now();
-        let state = self.read_state();
-        if !self.has_expired(&state, now) {
-            return state;
-        }
-        drop(state);
-        self.expire(now);
-        self.read_state()
     }
 
     // Every change of the state leaves it whole between two statements that can panic (only
@@ -489,44 +358,5 @@ impl State {
         self.slots
             .back()
             .map_or(self.trimmed_bytes, |s| s.end_bytes)
-    }
-
-    /// The cursor at a slot between the last trimmed one and the last.
-    fn cursor(&self, number: u64) -> Cursor {
-        let index = usize::try_from(number - (self.first - 1)).ok();
-        let slot = index
-            .and_then(|i| i.checked_sub(1))
-            .and_then(|i| self.slots.get(i));
-        Cursor {
-            position: slot.map_or(self.floor, |slot| slot.position),
-            number,
-            bytes: slot.map_or(self.trimmed_bytes, |slot| slot.end_bytes),
-        }
-    }
-}
-
-/// What a subscriber that stands at `before` is given for the next slot.
-fn entry(slot: &Slot, before: Position, patterns: &[ChannelPattern]) -> Option<Entry> {
-    let meant = |channel: &ChannelName| patterns.iter().any(|p| p.matches_name(channel));
-    match &slot.item {
-        Item::Event(event) => meant(event.channel()).then(|| Entry::Event(Arc::clone(event))),
-        Item::Gap(reason, channel) => channel.as_ref().is_none_or(meant).then(|| {
-            Entry::Gap(Gap {
-                from: Some(before),
-                to: slot.position,
-                reason: *reason,
-            })
-        }),
-    }
-}
-
-impl Room {
-    fn take(&mut self, bytes: usize) {
-        self.entries = self.entries.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
-    }
-
-    fn is_filled(&self) -> bool {
-        self.entries == 0 || self.bytes == 0
     }
 }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::task::coop;
+use tokio::time::Instant;
 
+use super::interest::Interest;
 use super::log::{Entry, Gap, MAX_PATTERNS, SubscribeError};
 use super::pattern::ChannelPattern;
 use super::position::Position;
@@ -27,14 +29,17 @@ pub const MAX_BATCH_BYTES: usize = 64 << 10;
 /// An open subscription; see [`EventLog::subscribe`](super::EventLog::subscribe).
 pub struct LogSubscription {
     ring: Arc<Ring>,
-    patterns: Box<[ChannelPattern]>,
+    interest: Interest,
     start: Position,
     cursor: Cursor,
-    /// The sizes of everything when it began.
+    /// The sizes of everything when it began, or was last found waiting.
     joined: u64,
+    /// It was given everything, and waits to be woken.
+    waits: bool,
     /// The gap to be handed over first.
     gap: Option<Gap>,
     appended: Waiter,
+    read_at: Instant,
 }
 
 /// Refuses none and too many.
@@ -56,12 +61,14 @@ impl LogSubscription {
         let opening = ring.open(after);
         Ok(Self {
             ring: Arc::clone(ring),
-            patterns: patterns.into(),
+            interest: Interest::new(patterns),
             start: opening.start,
             cursor: opening.cursor,
             joined: ring.end_bytes(),
+            waits: false,
             gap: opening.gap,
             appended: ring.wakeups(),
+            read_at: Instant::now(),
         })
     }
 
@@ -84,11 +91,21 @@ impl LogSubscription {
         }
     }
 
+    /// When the log was last read for this subscription, or when it began: the time of the last batch.
+    #[must_use]
+    pub fn read_at(&self) -> Instant {
+        self.read_at
+    }
+
     /// How much was appended to the log after [`LogSubscription::position`], on any channel, in
     /// bytes; more than is retained once a gap is certain. What there was before the subscription
-    /// began does not count: who resumes is behind without being slow.
+    /// began does not count, nor what came while it was waited for: who resumes, or has not been woken
+    /// yet, is behind without being slow.
     #[must_use]
     pub fn lag_bytes(&self) -> u64 {
+        if self.waits {
+            return 0;
+        }
         self.ring.bytes_after(&self.cursor, self.joined)
     }
 
@@ -104,6 +121,9 @@ impl LogSubscription {
     pub fn poll_batch(&mut self, cx: &mut Context<'_>, out: &mut Vec<Entry>) -> Poll<()> {
         // A subscriber that always finds something ready must not keep its thread for itself.
         ready!(pin!(coop::consume_budget()).poll(cx));
+        if std::mem::take(&mut self.waits) {
+            self.joined = self.ring.end_bytes();
+        }
         let before = out.len();
         let mut room = Room {
             entries: MAX_BATCH_ENTRIES,
@@ -113,15 +133,25 @@ impl LogSubscription {
             out.push(Entry::Gap(gap));
             room.entries -= 1;
         }
-        // Before the read: what is appended during it wakes up.
-        self.appended.arm(cx.waker());
         let (cursor, ring) = (&mut self.cursor, &self.ring);
-        let at_end = ring.read(cursor, &self.patterns, &mut room, out);
-        if out.len() > before {
+        if ring.goes_on_after(cursor) {
+            let (now, at_end) = ring.read(cursor, &mut self.interest, &mut room, out);
+            self.read_at = now;
+            if out.len() > before {
+                return Poll::Ready(());
+            }
+            if !at_end {
+                // Nothing of much that was read matches; others first.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        } else if out.len() > before {
             return Poll::Ready(());
         }
-        if !at_end {
-            // Nothing of much that was read matches; others first.
+        // Before the last look: what is appended after it wakes up.
+        self.appended.arm(cx.waker());
+        self.waits = true;
+        if ring.goes_on_after(cursor) {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
@@ -131,7 +161,7 @@ impl LogSubscription {
 impl fmt::Debug for LogSubscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LogSubscription")
-            .field("patterns", &self.patterns)
+            .field("patterns", &self.interest.patterns())
             .field("position", &self.position())
             .finish_non_exhaustive()
     }

@@ -4,7 +4,13 @@
 //! of subscribers. So those who wait on one runtime are a group: a task on that runtime is woken
 //! once, and wakes its group from there. Before it does, it lets everything else run that is ready:
 //! what is appended meanwhile comes with the same wake-up. It wakes [`SLICE`] at a time, so that
-//! other work of the runtime comes in between. Those who wait outside a runtime are woken by the
+//! other work of the runtime comes in between.
+//!
+//! A round that wakes all of a group costs most of what its writes cost, however much each of them
+//! carries. So where rounds take more than a third of the time, and the last one brought several entries,
+//! the next one is held back for half of what that took, [`LONGEST_PAUSE`] at most, and brings what is
+//! appended meanwhile in the same writes. Some hundred subscribers are never held back. Those who wait
+//! outside a runtime are woken by the
 //! append itself.
 //!
 //! A subscriber is woken once for all that was appended since it last found nothing. Bounds: 40
@@ -13,19 +19,22 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::runtime::{Handle, Id};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, yield_now};
+use tokio::time::{Instant, sleep};
 
 /// How many are woken before others run.
 const SLICE: usize = 128;
 
 /// See the module's comment.
 pub(super) struct Wakeups {
-    /// A watch and not a queue: an append between a look and the wait is seen.
-    appended: watch::Sender<()>,
+    /// How many entries there ever were. A watch and not a queue: an append between a look and the wait is
+    /// seen.
+    appended: watch::Sender<u64>,
     groups: Mutex<HashMap<Id, Weak<Group>>>,
     /// Those outside a runtime.
     others: Mutex<Weak<Group>>,
@@ -47,15 +56,15 @@ pub(super) struct Waiter {
 impl Wakeups {
     pub(super) fn new() -> Self {
         Self {
-            appended: watch::Sender::new(()),
+            appended: watch::Sender::new(0),
             groups: Mutex::default(),
             others: Mutex::default(),
         }
     }
 
-    /// Something was appended.
-    pub(super) fn tell(&self) {
-        self.appended.send_replace(());
+    /// Something was appended; there were so many entries ever.
+    pub(super) fn tell(&self, entries: u64) {
+        self.appended.send_replace(entries);
         let others = lock(&self.others).upgrade();
         if let Some(others) = others {
             let mut next = Some(0);
@@ -104,14 +113,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn relay(mut appended: watch::Receiver<()>, group: Weak<Group>) {
+/// The longest that a round is held back.
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+/// What can't be timed well is left out.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+
+async fn relay(mut appended: watch::Receiver<u64>, group: Weak<Group>) {
+    let (mut took, mut ended) = (Duration::ZERO, Instant::now());
+    let (mut before, mut brought) = (*appended.borrow(), 0);
     while appended.changed().await.is_ok() {
+        let pause = (took / 2).min(LONGEST_PAUSE);
+        if brought > 1 && pause >= SHORTEST_PAUSE && ended.elapsed() < 2 * took {
+            sleep(pause).await;
+        }
+        let entries = *appended.borrow_and_update();
+        brought = entries.saturating_sub(before);
+        before = entries;
+        let begun = Instant::now();
         let mut next = Some(0);
         while let Some(from) = next {
             yield_now().await;
             let Some(group) = group.upgrade() else { return };
             next = group.wake(from);
         }
+        // The last of them have run then.
+        yield_now().await;
+        ended = Instant::now();
+        took = ended - begun;
     }
 }
 
@@ -175,7 +203,9 @@ impl Drop for Waiter {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
+    use std::task::{Context, Wake};
+
+    use tokio::time::advance;
 
     use super::*;
 
@@ -207,14 +237,14 @@ mod tests {
         let waiter = wakeups.join();
         waiter.arm(&woken.clone().into());
         for _ in 0..3 {
-            wakeups.tell();
+            wakeups.tell(1);
         }
         settle().await;
-        wakeups.tell();
+        wakeups.tell(1);
         settle().await;
         assert_eq!(woken.get(), 1);
         waiter.arm(&woken.clone().into());
-        wakeups.tell();
+        wakeups.tell(1);
         settle().await;
         assert_eq!(woken.get(), 2);
     }
@@ -226,9 +256,51 @@ mod tests {
         for waiter in &waiters {
             waiter.arm(&woken.clone().into());
         }
-        wakeups.tell();
+        wakeups.tell(1);
         settle().await;
         assert_eq!(woken.get(), waiters.len());
+    }
+
+    /// To wake it takes 10 ms.
+    #[derive(Default)]
+    struct Dear(Counted);
+
+    impl Wake for Dear {
+        fn wake(self: Arc<Self>) {
+            let mut advance = std::pin::pin!(advance(Duration::from_millis(10)));
+            let _ = advance
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()));
+            self.0.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_after_a_dear_one_that_brought_several_is_held_back_for_a_moment() {
+        let (wakeups, woken) = (Wakeups::new(), Arc::new(Dear::default()));
+        let waiter = wakeups.join();
+        let arm = || waiter.arm(&woken.clone().into());
+        let rounds = async |entries| {
+            wakeups.tell(entries);
+            settle().await;
+            woken.0.get()
+        };
+        arm();
+        assert_eq!(rounds(1).await, 1);
+        arm();
+        assert_eq!(rounds(2).await, 2, "the one before brought one entry");
+        arm();
+        assert_eq!(rounds(4).await, 3);
+        arm();
+        assert_eq!(rounds(5).await, 3, "the one before brought two");
+        sleep(LONGEST_PAUSE).await;
+        settle().await;
+        assert_eq!(woken.0.get(), 4);
+        arm();
+        assert_eq!(rounds(7).await, 5);
+        arm();
+        advance(Duration::from_millis(20)).await;
+        assert_eq!(rounds(8).await, 6, "a while after the one before");
     }
 
     #[tokio::test]
@@ -238,7 +310,7 @@ mod tests {
         gone.arm(&woken.clone().into());
         drop(gone);
         assert_eq!(Arc::strong_count(&woken), 1);
-        wakeups.tell();
+        wakeups.tell(1);
         settle().await;
         assert_eq!(woken.get(), 0);
         let relay = other.group.relay.get().cloned().unwrap();
@@ -252,7 +324,7 @@ mod tests {
         let (wakeups, woken) = (Wakeups::new(), Arc::new(Counted::default()));
         let waiter = wakeups.join();
         waiter.arm(&woken.clone().into());
-        wakeups.tell();
+        wakeups.tell(1);
         assert_eq!(woken.get(), 1);
     }
 
@@ -269,7 +341,7 @@ mod tests {
             runtime().block_on(async {
                 let waiter = wakeups.join();
                 waiter.arm(&woken.clone().into());
-                std::thread::scope(|scope| drop(scope.spawn(|| wakeups.tell())));
+                std::thread::scope(|scope| drop(scope.spawn(|| wakeups.tell(1))));
                 settle().await;
             });
             assert_eq!(woken.get(), 1);

@@ -27,6 +27,9 @@ pub(in crate::events) struct Session {
 /// A caller that came with a ticket or a cookie; stands in the request's extensions.
 #[derive(Clone)]
 pub(in crate::events) struct Entry {
+    /// The ticket that the stream will use up; `None` of who came with a cookie.
+    pub(super) ticket: Option<Key>,
+    /// Where the pass is kept, or will be.
     pub(super) key: Key,
     pub(super) pass: Pass,
     /// To be set with the answer.

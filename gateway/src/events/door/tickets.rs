@@ -5,7 +5,8 @@
 //! 30 s, for the channels and the filter that it was asked for. `GET /events?ticket=…` opens the stream
 //! and sets a cookie ([`super::cookie`]) with which the browser may open this very URL again until the
 //! token ends: that is how EventSource reconnects, with `Last-Event-ID`. A used ticket alone is refused,
-//! and so is a cookie alone: it counts only beside its ticket, on this path.
+//! and so is a cookie alone: it counts only beside its ticket, on this path. A request is judged by
+//! its ticket as it lies there; only the stream that opens uses it up, after all that could refuse it.
 //!
 //! Whoever comes so is the subject of the token that asked for the ticket, in everything: rates, open
 //! calls, roles, revocation of the subject and of the token's id, the end of the token. Its rights are
@@ -23,7 +24,7 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
+use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use intellirouter::events::MAX_PATTERNS;
 use serde::Deserialize;
@@ -69,6 +70,19 @@ pub(crate) fn is_by_ticket(method: &Method, uri: &Uri) -> bool {
     *method == Method::GET
         && matches!(uri.path(), "/events" | "/events/")
         && pairs(uri).any(|(key, _)| key == "ticket")
+}
+
+/// Whether a request by ticket is an EventSource on its way back. What the cookie is worth is not
+/// asked: while that can't be known, whoever seems to come back is told when to come again.
+pub(crate) fn is_return(cors: &Cors, uri: &Uri, headers: &HeaderMap) -> bool {
+    let mut kinds = headers.get_all(ACCEPT).iter();
+    let brings_cookie = |ticket: String| {
+        let name = cookie::name(&Key::of(Kind::Ticket, &[&ticket]));
+        cookie::find(headers, &name).is_some_and(is_secret)
+    };
+    kinds.any(|kind| kind == "text/event-stream")
+        && origin(cors, headers).is_ok()
+        && ticket(uri).is_ok_and(brings_cookie)
 }
 
 fn pairs(
@@ -189,10 +203,10 @@ pub(crate) async fn enter(
     }
     let origin = origin(&runtime.cors, headers)?;
     let ticket = ticket(request.uri())?;
-    // First: a ticket is not used up for a stream that can't be opened.
+    // First: who is let in finds a store.
     let ready = runtime.events.log.ready(READY_LIMIT).await;
     ready.map_err(|error| subscribe_refusal(&error))?;
-    let entry = runtime.events.door.admit(headers, &ticket, origin, now);
+    let entry = runtime.events.door.admit(headers, &ticket, origin);
     let entry = entry.await?;
     let identity = runtime.authenticate.by_word(entry.pass.word.clone(), now);
     let identity = identity.await?;
@@ -201,12 +215,12 @@ pub(crate) async fn enter(
 }
 
 impl Door {
+    /// Who shows a ticket or a cookie. Uses up nothing: that is for [`Self::redeem`].
     async fn admit(
         &self,
         headers: &HeaderMap,
         ticket: &str,
         origin: Option<String>,
-        now: SystemTime,
     ) -> Result<Entry, Reply> {
         let unused = Key::of(Kind::Ticket, &[ticket]);
         let name = cookie::name(&unused);
@@ -218,27 +232,55 @@ impl Door {
             if pass.origin != origin {
                 return Err(wrong_origin());
             }
-            let cookies = cookie::set(headers, &name, value, foreign);
-            return Ok(Entry { key, pass, cookies });
+            return Ok(Entry {
+                ticket: None,
+                cookies: cookie::set(headers, &name, value, foreign),
+                key,
+                pass,
+            });
         }
-        let pass = self.vault.take(Kind::Ticket, &unused).await?;
+        let pass = self.vault.get(Kind::Ticket, &unused).await?;
         let mut pass = pass.ok_or_else(void)?;
         pass.origin = origin;
         let value = secret()?;
-        let key = Key::of(Kind::Session, &[ticket, &value]);
-        self.keep(&key, &pass, now).await?;
-        let cookies = cookie::set(headers, &name, &value, foreign);
-        Ok(Entry { key, pass, cookies })
+        Ok(Entry {
+            ticket: Some(unused),
+            key: Key::of(Kind::Session, &[ticket, &value]),
+            cookies: cookie::set(headers, &name, &value, foreign),
+            pass,
+        })
+    }
+
+    /// Uses up the ticket, and keeps what its cookie stands for. The last that can refuse a stream:
+    /// of several who show one ticket at once, all but one are refused here.
+    pub(in crate::events) async fn redeem(
+        &self,
+        entry: &Entry,
+        now: SystemTime,
+    ) -> Result<(), Reply> {
+        let Some(ticket) = &entry.ticket else {
+            return Ok(());
+        };
+        let life = life(&entry.pass, now)?;
+        let exchange = self.vault.exchange(ticket, &entry.key, &entry.pass, life);
+        exchange.await?.then_some(()).ok_or_else(void)
     }
 
     /// Keeps what a cookie stands for until its token ends.
     pub(super) async fn keep(&self, key: &Key, pass: &Pass, now: SystemTime) -> Result<(), Reply> {
-        let left = pass.word.expires.saturating_sub(unix_seconds(now));
-        let life = Duration::from_secs(left).min(LONGEST);
-        if life.is_zero() {
-            return Err(void());
-        }
+        let life = life(pass, now)?;
         self.vault.put((Kind::Session, key), pass, life).await
+    }
+}
+
+/// How long what a cookie stands for is kept.
+fn life(pass: &Pass, now: SystemTime) -> Result<Duration, Reply> {
+    let left = pass.word.expires.saturating_sub(unix_seconds(now));
+    let life = Duration::from_secs(left).min(LONGEST);
+    if life.is_zero() {
+        Err(void())
+    } else {
+        Ok(life)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Where passes are kept: in this process, or in the Redis that gateways share for their events.
 //!
 //! What is given out, a ticket or a cookie, is never kept: only its SHA-256, by which it is looked up,
-//! so that neither the store nor the time that a look takes tells anything of it. A ticket is taken
-//! out by the look itself (in Redis by GETDEL, which needs version 6.2), so that it is good once,
-//! wherever it is shown.
+//! so that neither the store nor the time that a look takes tells anything of it. A ticket goes in the
+//! same step in which its cookie's pass comes (in Redis the same script), so that it is good once,
+//! wherever it is shown, and no failure between the two can lose both.
 //!
 //! Of one subject of an issuer the newest 256 are kept, tickets and cookies together, in the Redis for
 //! all gateways: each puts its passes by one script ([`KEEP`]). One more takes the place of what ended,
@@ -113,10 +113,33 @@ impl Default for Vault {
 impl Vault {
     pub(super) async fn put(
         &self,
-        (kind, key): (Kind, &Key),
+        at: (Kind, &Key),
         pass: &Pass,
         life: Duration,
     ) -> Result<(), Reply> {
+        self.keep(at, None, pass, life).await.map(drop)
+    }
+
+    /// Keeps a session in the place of its ticket; tells whether the ticket was still there. Of
+    /// several who do so at once one finds it.
+    pub(super) async fn exchange(
+        &self,
+        ticket: &Key,
+        session: &Key,
+        pass: &Pass,
+        life: Duration,
+    ) -> Result<bool, Reply> {
+        let at = (Kind::Session, session);
+        self.keep(at, Some(ticket), pass, life).await
+    }
+
+    async fn keep(
+        &self,
+        (kind, key): (Kind, &Key),
+        ticket: Option<&Key>,
+        pass: &Pass,
+        life: Duration,
+    ) -> Result<bool, Reply> {
         let owner = Key::of_owner(pass);
         let pass = serde_json::to_vec(pass).map_err(|_| Reply::internal())?;
         if pass.len() > MAX_PASS_BYTES {
@@ -127,35 +150,26 @@ impl Vault {
             );
             return Err(Reply::invalid("channels", message));
         }
+        let pass: Arc<[u8]> = pass.into();
         match self {
             Self::Own(own) => {
                 let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
-                own.put((kind, *key), pass.into(), life, owner)
+                let at = (kind, *key);
+                match ticket {
+                    Some(ticket) => own.exchange(&(Kind::Ticket, *ticket), at, pass, life, owner),
+                    None => own.put(at, pass, life, owner).map(|()| true),
+                }
             }
             Self::Shared(link) => {
                 let millis = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
                 let mut keep = KEEP.key(kind.redis_key(key));
-                keep.key(redis_key_of_all(&owner)).arg(pass);
+                keep.key(redis_key_of_all(&owner)).arg(&*pass);
+                if let Some(ticket) = ticket {
+                    keep.key(Kind::Ticket.redis_key(ticket));
+                }
                 // Redis takes no life beyond what fits with its clock.
                 keep.arg(millis.clamp(1, 1 << 45)).arg(MOST_OF_ONE);
-                link.run::<()>(&keep).await
-            }
-        }
-    }
-
-    /// Takes it out; nobody else gets it.
-    pub(super) async fn take(&self, kind: Kind, key: &Key) -> Result<Option<Pass>, Reply> {
-        match self {
-            Self::Own(own) => {
-                let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
-                let place = own.remove(&(kind, *key));
-                Ok(place.as_ref().and_then(Place::current).and_then(read))
-            }
-            Self::Shared(link) => {
-                let mut take = redis::cmd("GETDEL");
-                take.arg(kind.redis_key(key));
-                let taken: Option<Vec<u8>> = link.query(&take).await?;
-                Ok(taken.as_deref().and_then(read))
+                link.run(&keep).await
             }
         }
     }

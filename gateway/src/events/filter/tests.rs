@@ -107,12 +107,14 @@ fn a_bad_filter_is_refused_with_the_place() {
 #[test]
 fn an_event_is_judged_once_for_all_streams_with_equal_conditions() {
     let groups = Arc::<Groups>::default();
+    let filter = |owner, clauses: &[&str]| groups.filter(wanted(clauses), owner, 9).unwrap();
     let (one, other) = (
-        groups.filter(wanted(&["a:1", "b:2"])),
-        groups.filter(wanted(&["b:2", "a:1", "a:1"])),
+        filter(1, &["a:1", "b:2"]),
+        // Whoever asks.
+        filter(2, &["b:2", "a:1", "a:1"]),
     );
-    let different = groups.filter(wanted(&["a:1"]));
-    let of = |filter: &Filter| filter.group.clone().unwrap();
+    let different = filter(1, &["a:1"]);
+    let of = |filter: &Filter| filter.member.as_ref().unwrap().group.clone();
     assert!(Arc::ptr_eq(&of(&one), &of(&other)));
     assert!(!Arc::ptr_eq(&of(&one), &of(&different)));
 
@@ -140,11 +142,36 @@ fn an_event_is_judged_once_for_all_streams_with_equal_conditions() {
 #[test]
 fn a_group_that_no_stream_is_in_is_forgotten() {
     let groups = Arc::<Groups>::default();
-    let first = groups.filter(wanted(&["a:1"]));
+    let filter = |clause: &str| groups.filter(wanted(&[clause]), 1, 2).unwrap();
+    let len = || {
+        let known = groups.known();
+        (known.groups.len(), known.of_one.len())
+    };
+    let first = filter("a:1");
     for n in 0..100 {
-        drop(groups.filter(wanted(&[&format!("b:{n}")])));
+        drop(filter(&format!("b:{n}")));
     }
-    assert_eq!(groups.len(), 1);
+    assert_eq!(len(), (1, 1));
     drop(first);
-    assert_eq!(groups.len(), 0);
+    assert_eq!(len(), (0, 0));
+}
+
+#[test]
+fn the_streams_of_one_subject_have_a_bounded_number_of_different_conditions() {
+    let groups = Arc::<Groups>::default();
+    let filter = |owner, clauses: &[&str]| groups.filter(wanted(clauses), owner, 2);
+    let one = filter(1, &["a:1"]).ok().unwrap();
+    let same = filter(1, &["a:1", "a:1"]).ok().unwrap();
+    let _two = filter(1, &["a:2"]).ok().unwrap();
+    let reply = filter(1, &["a:3"]).err().unwrap();
+    let found = (reply.code, reply.status.as_u16(), reply.label);
+    assert_eq!(found, (Code::ResourceExhausted, 429, "too_many_filters"));
+    assert!(reply.message.contains("have 2 different filters"));
+    assert_eq!(reply.retry_after, Some(Duration::from_secs(1)));
+    // None is no filter, and others have their own.
+    assert!(filter(1, &[]).is_ok() && filter(2, &["a:3"]).is_ok());
+    drop(one);
+    assert!(filter(1, &["a:3"]).is_err(), "a stream still has a:1");
+    drop(same);
+    assert!(filter(1, &["a:3"]).is_ok());
 }

@@ -11,7 +11,7 @@
 //! for the stall timeout is closed, as `stalled`.
 
 use std::future::Future;
-use std::io::{self, IoSlice, Write as _};
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -33,6 +33,7 @@ pub(crate) struct Follow<T> {
     unflushed: bool,
     /// The last chunk was made.
     over: bool,
+    /// How much the client has sent.
     heard: usize,
 }
 
@@ -120,31 +121,47 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Follow<T> {
             }
             return Poll::Ready(Some("stalled"));
         }
+        // Also after an event was sent: one wake-up may be for both.
         this.poll_leave(cx).map(|()| None)
     }
 }
 
 /// A chunk on its way: its size, its bytes, a line end. Without bytes, the last one.
-#[derive(Default)]
 struct Chunk {
-    /// In hexadecimal digits, and a line end.
+    /// In hexadecimal digits, and a line end; from `start` on.
     size: [u8; 18],
-    size_len: usize,
+    start: usize,
     data: Bytes,
     end: &'static [u8],
     written: usize,
 }
 
+impl Default for Chunk {
+    /// Nothing.
+    fn default() -> Self {
+        Self {
+            size: [0; 18],
+            start: 18,
+            data: Bytes::new(),
+            end: b"",
+            written: 0,
+        }
+    }
+}
+
 impl Chunk {
     fn new(data: Bytes) -> Self {
-        let mut size = [0; 18];
-        let mut rest = &mut size[..];
-        // 16 digits and a line end always fit.
-        let _ = write!(rest, "{:x}\r\n", data.len());
-        let size_len = 18 - rest.len();
+        let (mut size, mut start) = ([0; 18], 16);
+        size[16..].copy_from_slice(b"\r\n");
+        let mut rest = data.len();
+        while rest > 0 || start == 16 {
+            start -= 1;
+            size[start] = b"0123456789abcdef"[rest % 16];
+            rest /= 16;
+        }
         Self {
             size,
-            size_len,
+            start,
             data,
             end: b"\r\n",
             written: 0,
@@ -154,7 +171,7 @@ impl Chunk {
     /// What is not yet written, if anything.
     fn left(&self) -> Option<[IoSlice<'_>; 3]> {
         let mut skip = self.written;
-        let parts = [&self.size[..self.size_len], &self.data[..], self.end].map(|part| {
+        let parts = [&self.size[self.start..], &self.data[..], self.end].map(|part| {
             let skipped = skip.min(part.len());
             skip -= skipped;
             &part[skipped..]
@@ -210,6 +227,28 @@ mod tests {
         assert_eq!(&got, b"3\r\nabc\r\n");
         drop(peer);
         assert_eq!(follow.await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_in_the_moment_of_an_event_ends_the_stream() {
+        use futures_util::{StreamExt as _, stream};
+        let (events, mut next) = tokio::sync::mpsc::unbounded_channel::<&'static [u8]>();
+        let events_of = stream::poll_fn(move |cx| next.poll_recv(cx));
+        let frames = events_of
+            .map(|event| Ok::<_, tonic::Status>(http_body::Frame::data(Bytes::from_static(event))));
+        let body = http_body_util::StreamBody::new(frames);
+        let body = Body::new(Kind::Local(tonic::body::Body::new(body)));
+        let (mut peer, io) = duplex(1000);
+        let mut follow = Follow::new(io, body);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for _ in 0..3 {
+            events.send(b"abc").unwrap();
+            assert!(Pin::new(&mut follow).poll(&mut cx).is_pending());
+        }
+        // It reads on, but says that it is done.
+        tokio::io::AsyncWriteExt::shutdown(&mut peer).await.unwrap();
+        events.send(b"abc").unwrap();
+        assert!(Pin::new(&mut follow).poll(&mut cx).is_ready());
     }
 
     #[tokio::test(start_paused = true)]

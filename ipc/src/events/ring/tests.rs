@@ -6,6 +6,9 @@ use proptest::prelude::*;
 use tokio::time::advance;
 
 use super::*;
+use crate::events::interest::Interest;
+use crate::events::log::{Entry, Gap};
+use crate::events::pattern::ChannelPattern;
 use crate::events::subscription::{LogSubscription, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES};
 
 const AGE: Duration = Duration::from_secs(60);
@@ -176,6 +179,25 @@ async fn a_position_from_the_future_is_never_taken_for_a_known_one() {
     );
     let mut again = LogSubscription::open(&ring, all(), Some(Position::NOWHERE)).unwrap();
     assert_eq!(batch(&mut again).await[0], "store_restarted 0..0");
+}
+
+#[tokio::test]
+async fn what_is_appended_while_a_subscriber_waits_is_not_held_against_it() {
+    let ring = ring();
+    let mut quick = LogSubscription::open(&ring, all(), None).unwrap();
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut out = Vec::new();
+    assert!(quick.poll_batch(&mut cx, &mut out).is_pending());
+    for _ in 0..15 {
+        append(&ring, "x");
+    }
+    // Not yet woken: others had the processor.
+    assert_eq!(quick.lag_bytes(), 0);
+    assert!(quick.poll_batch(&mut cx, &mut out).is_ready());
+    append(&ring, "y");
+    // Now it is its own pace.
+    assert!(quick.lag_bytes() > EVENT_OVERHEAD as u64);
+    assert_eq!(batch(&mut quick).await, ["y"]);
 }
 
 #[tokio::test]
@@ -421,7 +443,7 @@ enum Kind {
 }
 
 struct Reader {
-    patterns: Vec<ChannelPattern>,
+    interest: Interest,
     /// Which channels these patterns mean.
     meant: Vec<u8>,
     cursor: Cursor,
@@ -439,7 +461,7 @@ impl Reader {
         };
         let opening = ring.open(None);
         Self {
-            patterns: pattern(text),
+            interest: Interest::new(pattern(text)),
             meant,
             covered: opening.start.offset,
             cursor: opening.cursor,
@@ -493,7 +515,7 @@ impl Reader {
             entries,
             bytes: 1024,
         };
-        let at_end = ring.read(&mut self.cursor, &self.patterns, &mut room, &mut out);
+        let (_, at_end) = ring.read(&mut self.cursor, &mut self.interest, &mut room, &mut out);
         for entry in out {
             self.check(ring, model, entry);
         }

@@ -128,6 +128,19 @@ async fn issued(door: &Door, expires: u64) -> String {
     ticket
 }
 
+/// As a stream does.
+async fn open(
+    door: &Door,
+    headers: &HeaderMap,
+    ticket: &str,
+    origin: Option<String>,
+    now: SystemTime,
+) -> Result<Entry, Reply> {
+    let entry = door.admit(headers, ticket, origin).await?;
+    door.redeem(&entry, now).await?;
+    Ok(entry)
+}
+
 fn back(entry: &Entry) -> HeaderMap {
     let set = entry.cookies.last().unwrap().to_str().unwrap();
     let pair = set.split(';').next().unwrap();
@@ -144,12 +157,17 @@ async fn a_used_ticket_is_good_beside_its_cookie_and_for_its_page_alone() {
     let now = UNIX_EPOCH + Duration::from_secs(1000);
     let ticket = issued(&door, 2000).await;
     let none = HeaderMap::new();
-    let entry = door.admit(&none, &ticket, page(), now).await.ok().unwrap();
+    let entry = door.admit(&none, &ticket, page()).await.ok().unwrap();
     assert_eq!(entry.channels(), ["intellirouter:a:*"]);
     let label = async |headers: &HeaderMap, ticket: &str, origin| {
-        let admitted = door.admit(headers, ticket, origin, now).await;
-        admitted.err().map(|reply| reply.label)
+        let opened = open(&door, headers, ticket, origin, now).await;
+        opened.err().map(|reply| reply.label)
     };
+    // Until a stream opens with it, it can be shown again.
+    let entry_again = door.admit(&none, &ticket, page()).await.ok().unwrap();
+    door.redeem(&entry, now).await.unwrap();
+    let late = door.redeem(&entry_again, now).await.unwrap_err();
+    assert_eq!(late.label, "bad_ticket");
     assert_eq!(label(&none, &ticket, page()).await, Some("bad_ticket"));
     let cookie = back(&entry);
     for _ in 0..2 {
@@ -172,13 +190,41 @@ async fn a_ticket_is_good_for_30_s_and_its_cookie_until_the_token_ends() {
     let late = issued(&door, 2000).await;
     let ticket = issued(&door, 1100).await;
     let none = HeaderMap::new();
-    let entry = door.admit(&none, &ticket, None, now).await.ok().unwrap();
+    let shown_in_time = door.admit(&none, &late, None).await.ok().unwrap();
+    let entry = open(&door, &none, &ticket, None, now).await.ok().unwrap();
     tokio::time::advance(Duration::from_secs(30)).await;
-    assert!(door.admit(&none, &late, None, now).await.is_err());
-    assert!(door.admit(&back(&entry), &ticket, None, now).await.is_ok());
+    assert!(door.admit(&none, &late, None).await.is_err());
+    assert!(door.redeem(&shown_in_time, now).await.is_err());
+    let cookie = back(&entry);
+    assert!(open(&door, &cookie, &ticket, None, now).await.is_ok());
     tokio::time::advance(Duration::from_secs(70)).await;
-    assert!(door.admit(&back(&entry), &ticket, None, now).await.is_err());
+    assert!(open(&door, &cookie, &ticket, None, now).await.is_err());
     // Of a token that has ended no cookie is given.
     let over = issued(&door, 1000).await;
-    assert!(door.admit(&none, &over, None, now).await.is_err());
+    assert!(open(&door, &none, &over, None, now).await.is_err());
+}
+
+#[test]
+fn an_event_source_on_its_way_back_says_so_and_brings_its_tickets_cookie() {
+    let (ticket, value) = (secret().unwrap(), secret().unwrap());
+    let uri: Uri = format!("/events?ticket={ticket}").parse().unwrap();
+    let name = cookie::name(&Key::of(Kind::Ticket, &[&ticket]));
+    let returns = |headers: &[(&'static str, &str)]| {
+        let headers = headers.iter().map(|(name, value)| {
+            let value = HeaderValue::try_from(*value).unwrap();
+            (HeaderName::from_static(name), value)
+        });
+        is_return(&cors(), &uri, &headers.collect())
+    };
+    let accept = ("accept", "text/event-stream");
+    let cookie = &*format!("a=b; {name}={value}");
+    assert!(returns(&[accept, ("cookie", cookie)]));
+    assert!(returns(&[accept, ("cookie", cookie), ("origin", PAGE)]));
+    let evil = ("origin", "https://evil.example");
+    assert!(!returns(&[accept, ("cookie", cookie), evil]));
+    assert!(!returns(&[("accept", "*/*"), ("cookie", cookie)]));
+    assert!(!returns(&[("cookie", cookie)]));
+    assert!(!returns(&[accept]));
+    assert!(!returns(&[accept, ("cookie", &format!("{name}=x"))]));
+    assert!(!returns(&[accept, ("cookie", &format!("{name}0={value}"))]));
 }

@@ -1,9 +1,14 @@
--- Keeps a pass, and of one subject the newest alone.
+-- Keeps a pass, and of one subject the newest alone. Answers 0, and keeps
+-- nothing, if the ticket that it comes for is not there.
 --
 -- KEYS[1] where the pass is kept; KEYS[2] the set of its subject's: where each is
--- kept, in the order in which they were put. All of these lie on one node of a
--- cluster, by the tag in their names
+-- kept, in the order in which they were put; KEYS[3], if given, the ticket that
+-- it comes for, which goes. All of these lie on one node of a cluster, by the tag
+-- in their names
 -- ARGV[1] the pass; ARGV[2] its life in ms; ARGV[3] how many one subject may have
+if KEYS[3] and redis.call('DEL', KEYS[3]) == 0 then
+  return 0
+end
 local last = redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')
 -- A number and no time: a clock that was set back would make the newest the oldest.
 redis.call('ZADD', KEYS[2], string.format('%.0f', (last[2] or 0) + 1), KEYS[1])
@@ -28,3 +33,4 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[2]) then
   redis.call('PEXPIRE', KEYS[2], ARGV[2])
 end
+return 1

@@ -60,12 +60,39 @@ impl Own {
             let message = "there is no room for another ticket or cookie";
             return Err(Reply::unavailable("too_many_tickets", message));
         }
-        self.bytes += pass.len();
-        self.of_one.entry(owner).or_default().push_back(at);
         let until = Instant::now().checked_add(life);
         let until = until.unwrap_or_else(|| Instant::now() + LONGEST);
-        self.kept.insert(at, Place { pass, until, owner });
+        self.insert(at, Place { pass, until, owner });
         Ok(())
+    }
+
+    /// Puts a pass in the place of a ticket, which goes; tells whether that was there. Where there is
+    /// no room the ticket stays.
+    pub(super) fn exchange(
+        &mut self,
+        ticket: &(Kind, Key),
+        at: (Kind, Key),
+        pass: Arc<[u8]>,
+        life: Duration,
+        owner: Key,
+    ) -> Result<bool, Reply> {
+        let Some(used) = self.remove(ticket) else {
+            return Ok(false);
+        };
+        if used.current().is_none() {
+            return Ok(false);
+        }
+        let put = self.put(at, pass, life, owner);
+        if put.is_err() {
+            self.insert(*ticket, used);
+        }
+        put.map(|()| true)
+    }
+
+    fn insert(&mut self, at: (Kind, Key), place: Place) {
+        self.bytes += place.pass.len();
+        self.of_one.entry(place.owner).or_default().push_back(at);
+        self.kept.insert(at, place);
     }
 
     /// For one more of this owner: drops what has ended, then the oldest.

@@ -31,22 +31,47 @@ fn subject(pass: Option<Pass>) -> Option<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ticket_is_taken_once_and_a_session_is_found_again_and_again() {
+async fn a_ticket_is_found_until_one_session_takes_its_place() {
     let vault = Vault::default();
-    for kind in [Kind::Ticket, Kind::Session] {
-        vault
-            .put((kind, &key(1)), &pass("alice"), LIFE)
-            .await
-            .unwrap();
-    }
-    let take = async || subject(vault.take(Kind::Ticket, &key(1)).await.unwrap());
-    assert_eq!(take().await.as_deref(), Some("alice"));
-    assert_eq!(take().await, None);
+    let alice = pass("alice");
+    let ticket = (Kind::Ticket, &key(1));
+    vault.put(ticket, &alice, LIFE).await.unwrap();
+    let find = async |kind, n| subject(vault.get(kind, &key(n)).await.unwrap());
     for _ in 0..2 {
-        let found = vault.get(Kind::Session, &key(1)).await.unwrap();
-        assert_eq!(subject(found).as_deref(), Some("alice"));
+        let found = find(Kind::Ticket, 1).await;
+        assert_eq!(found.as_deref(), Some("alice"));
     }
-    assert!(vault.get(Kind::Session, &key(2)).await.unwrap().is_none());
+    assert!(exchange(&vault, 1, 2, &alice).await.unwrap());
+    assert!(!exchange(&vault, 1, 3, &alice).await.unwrap());
+    assert_eq!(find(Kind::Ticket, 1).await, None);
+    for _ in 0..2 {
+        let found = find(Kind::Session, 2).await;
+        assert_eq!(found.as_deref(), Some("alice"));
+    }
+    assert_eq!(find(Kind::Session, 3).await, None);
+    assert_eq!(sums(&vault).0, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ticket_whose_session_finds_no_room_stays() {
+    let vault = Vault::default();
+    let most = BYTES / MAX_PASS_BYTES;
+    for n in 1..most {
+        let subject = largest(&format!("{:02}", n / MOST_OF_ONE));
+        put(&vault, n, &subject).await.unwrap();
+    }
+    let mut larger = largest("bob");
+    let mut bob = larger.clone();
+    bob.channels[0].truncate(20);
+    let ticket = (Kind::Ticket, &key(0));
+    vault.put(ticket, &bob, LIFE).await.unwrap();
+    put(&vault, most, &pass("eve")).await.unwrap();
+    larger.channels[0].pop();
+    let refused = exchange(&vault, 0, most + 1, &larger).await.unwrap_err();
+    assert_eq!(refused.label, "too_many_tickets");
+    let found = vault.get(Kind::Ticket, &key(0)).await.unwrap();
+    assert_eq!(subject(found).as_deref(), Some("bob"));
+    sums(&vault);
 }
 
 #[tokio::test(start_paused = true)]
@@ -56,13 +81,21 @@ async fn what_is_too_old_is_no_longer_there() {
         vault.put((kind, &key(1)), &pass("a"), LIFE).await.unwrap();
     }
     tokio::time::advance(LIFE).await;
-    assert!(vault.take(Kind::Ticket, &key(1)).await.unwrap().is_none());
-    assert!(vault.get(Kind::Session, &key(1)).await.unwrap().is_none());
+    for kind in [Kind::Ticket, Kind::Session] {
+        assert!(vault.get(kind, &key(1)).await.unwrap().is_none());
+    }
+    assert!(!exchange(&vault, 1, 2, &pass("a")).await.unwrap());
 }
 
 /// Puts sessions of a subject.
 async fn put(vault: &Vault, n: usize, pass: &Pass) -> Result<(), Reply> {
     vault.put((Kind::Session, &key(n)), pass, LIFE).await
+}
+
+/// A session in the place of a ticket.
+async fn exchange(vault: &Vault, ticket: usize, to: usize, pass: &Pass) -> Result<bool, Reply> {
+    let (ticket, session) = (key(ticket), key(to));
+    vault.exchange(&ticket, &session, pass, LIFE).await
 }
 
 async fn stands(vault: &Vault, n: usize) -> bool {
@@ -119,9 +152,7 @@ async fn what_was_used_or_has_ended_goes_before_the_oldest() {
         let place = (Kind::Ticket, &key(n));
         vault.put(place, &alice, LIFE).await.unwrap();
     }
-    let used = vault.take(Kind::Ticket, &key(1)).await.unwrap();
-    assert!(used.is_some());
-    put(&vault, 1000, &alice).await.unwrap();
+    assert!(exchange(&vault, 1, 1000, &alice).await.unwrap());
     assert!(stands(&vault, 0).await);
     tokio::time::advance(LIFE).await;
     put(&vault, 1001, &alice).await.unwrap();
