@@ -268,6 +268,9 @@ impl Body {
         if let Kind::WebResponse(body) = &mut self.kind {
             return body.inner.poll_stalled(cx);
         }
+        if let Some(record) = &self.record {
+            record.call().hold_up();
+        }
         // What can't be told to a receiver that takes nothing is not told. A
         // stream of events has its last word ready; see `poll_ending`.
         if !matches!(self.kind, Kind::Events(_))

@@ -125,6 +125,8 @@ pub(crate) struct OpenCall {
     caller: ArcSwapOption<Identity>,
     /// What an event stream reads; its rules stand beside the route's.
     channels: OnceLock<Vec<ChannelPattern>>,
+    /// Its client took nothing, since an event stream asked last.
+    held_up: AtomicBool,
     /// The generation of the rules that has judged this call.
     judged: AtomicU64,
     /// Whether it has passed its checks, channels included.
@@ -153,6 +155,16 @@ impl OpenCall {
     /// This call is an event stream, which says itself how it ends.
     pub(crate) fn streams(&self, channels: Vec<ChannelPattern>) {
         let _ = self.channels.set(channels);
+    }
+
+    /// What is to go to the client waits for room.
+    pub(crate) fn hold_up(&self) {
+        self.held_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`OpenCall::hold_up`] was called since this was asked last.
+    pub(crate) fn was_held_up(&self) -> bool {
+        self.held_up.load(Ordering::Relaxed) && self.held_up.swap(false, Ordering::Relaxed)
     }
 
     /// The call has passed all checks of the rules it began with.
@@ -256,6 +268,7 @@ impl OpenCalls {
             route,
             caller: ArcSwapOption::empty(),
             channels: OnceLock::new(),
+            held_up: AtomicBool::new(false),
             judged: AtomicU64::new(generation),
             settled: AtomicBool::new(false),
             cut: AtomicU8::new(0),

@@ -13,6 +13,7 @@ use h2::RecvStream;
 use http::Request;
 use intellirouter_tests::client::{Connection, in_time};
 use intellirouter_tests::events::{CHANNEL, Events, PATTERN, PAYLOAD, field, json, sse_frame};
+use intellirouter_tests::grpc::frame;
 use intellirouter_tests::redis::Redis;
 use intellirouter_tests::token::now;
 use intellirouter_tests::{Config, Process, Token};
@@ -207,52 +208,72 @@ fn a_redis_that_hangs_is_not_waited_for_for_ever() {
 /// Publishes `count` events of about 10 kB.
 async fn flood(events: &Events, count: usize) {
     let mut client = Connection::open(events.gateway.port, &events.gateway.ca).await;
-    let (_, bearer) = events.header.split_once(' ').unwrap();
     for n in 0..count {
-        let payload = format!(r#"{{"n":{n},"text":"{}"}}"#, "x".repeat(10_000));
-        let request = Request::post(format!("https://localhost/events/{CHANNEL}"))
-            .header("authorization", bearer)
-            .body(())
-            .unwrap();
-        let mut call = client.begin(request, false).await;
-        call.send.send_data(payload.into(), true).unwrap();
-        assert_eq!(call.answer().await.head.status(), 202);
+        publish(events, &mut client, n).await;
     }
     client.close().await;
+}
+
+/// Publishes an event of about 10 kB with this number.
+async fn publish(events: &Events, client: &mut Connection, n: usize) {
+    let (_, bearer) = events.header.split_once(' ').unwrap();
+    let payload = format!(r#"{{"n":{n},"text":"{}"}}"#, "x".repeat(10_000));
+    let request = Request::post(format!("https://localhost/events/{CHANNEL}"))
+        .header("authorization", bearer)
+        .body(())
+        .unwrap();
+    let mut call = client.begin(request, false).await;
+    call.send.send_data(payload.into(), true).unwrap();
+    assert_eq!(call.answer().await.head.status(), 202);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_is_too_slow_is_closed_with_a_reason_and_disturbs_nobody() {
     let events = Events::new("lag_bytes = 65536");
     let quick = events.sse();
+    let mut publisher = Connection::open(events.gateway.port, &events.gateway.ca).await;
     let mut client = Connection::open(events.gateway.port, &events.gateway.ca).await;
-    let mut call = client.begin(subscribe(&events), true).await;
-    let mut body = call.head().await.into_body();
-    let first = in_time("ir.open", body.data()).await.unwrap().unwrap();
-    body.flow_control().release_capacity(first.len()).unwrap();
-    // 3 MB, of which nothing is read: far more than the windows and the lag.
-    flood(&events, 300).await;
-    quick.line("the last event", |line| {
-        line.contains("\"n\":299,").then_some(())
-    });
-
-    let mut text = Vec::new();
-    while let Some(chunk) = in_time("the end", body.data()).await {
-        let chunk = chunk.unwrap();
-        body.flow_control().release_capacity(chunk.len()).unwrap();
-        text.extend_from_slice(&chunk);
+    let mut sse = client.begin(subscribe(&events), true).await;
+    let mut sse = sse.head().await.into_body();
+    let (_, bearer) = events.header.split_once(": ").unwrap();
+    let path = "/intellirouter.events.v1.EventService/Subscribe";
+    let mut grpc = client.call(path, &[("authorization", bearer)]).await;
+    let question = [&[0x0a, PATTERN.len() as u8], PATTERN.as_bytes()].concat();
+    grpc.send.send_data(frame(false, &question), true).unwrap();
+    let mut grpc = grpc.head().await.into_body();
+    for body in [&mut sse, &mut grpc] {
+        let first = in_time("the opening", body.data()).await.unwrap().unwrap();
+        body.flow_control().release_capacity(first.len()).unwrap();
     }
-    let text = String::from_utf8(text).unwrap();
-    let end = text
-        .split("\n\n")
-        .find(|frame| frame.contains("event: ir.error"))
-        .expect("a reason");
-    assert!(end.contains("\"slow\""), "{end}");
-    assert!(
-        text.len() < 2_000_000,
-        "{} bytes were kept for it",
-        text.len()
-    );
+    // 3 MB, of which nothing is read: far more than the windows and the lag.
+    // Each alone: also one that had everything when its window was shut is slow.
+    for n in 0..300 {
+        publish(&events, &mut publisher, n).await;
+        quick.line("the event", |line| {
+            line.contains(&format!("\"n\":{n},")).then_some(())
+        });
+    }
+
+    for (mut body, last) in [(sse, "event: ir.error\n"), (grpc, "slow")] {
+        let text = async {
+            let mut text = Vec::new();
+            while let Some(chunk) = body.data().await {
+                let chunk = chunk.unwrap();
+                body.flow_control().release_capacity(chunk.len()).unwrap();
+                text.extend_from_slice(&chunk);
+            }
+            text
+        };
+        let text = in_time("the end", text).await;
+        let text = String::from_utf8_lossy(&text);
+        let end = text.find(last).expect("a reason");
+        assert!(text[end..].contains("slow"), "{}", &text[end..]);
+        assert!(
+            text.len() < 2_000_000,
+            "{} bytes were kept for it",
+            text.len()
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -174,6 +174,9 @@ impl EventStream {
         let bell = self.bell.as_deref().filter(|bell| bell.wakes(cx.waker()));
         // Others wait for the cut too, and may have taken the bell's place there.
         let silent = bell.is_some_and(|bell| !bell.has_rung()) && self.call.is_cut().is_none();
+        if self.call.was_held_up() {
+            self.subscription.held_up();
+        }
         if self.subscription.lag_bytes() > self.plane.config.lag_bytes {
             return Poll::Ready(self.end(End::Slow));
         }

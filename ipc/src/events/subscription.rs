@@ -99,14 +99,20 @@ impl LogSubscription {
 
     /// How much was appended to the log after [`LogSubscription::position`], on any channel, in
     /// bytes; more than is retained once a gap is certain. What there was before the subscription
-    /// began does not count, nor what came while it was waited for: who resumes, or has not been woken
-    /// yet, is behind without being slow.
+    /// began does not count, nor what came while it was waited for, unless [`LogSubscription::held_up`]
+    /// says otherwise: who resumes, or has not been woken yet, is behind without being slow.
     #[must_use]
     pub fn lag_bytes(&self) -> u64 {
         if self.waits {
             return 0;
         }
         self.ring.bytes_after(&self.cursor, self.joined)
+    }
+
+    /// The subscriber is held up, say by a client that takes nothing: what comes until it asks again
+    /// counts as lag, though it had been given everything.
+    pub fn held_up(&mut self) {
+        self.waits = false;
     }
 
     /// Waits for an entry, then adds all that are ready to `out`, at most [`MAX_BATCH_ENTRIES`]

@@ -198,6 +198,11 @@ async fn what_is_appended_while_a_subscriber_waits_is_not_held_against_it() {
     // Now it is its own pace.
     assert!(quick.lag_bytes() > EVENT_OVERHEAD as u64);
     assert_eq!(batch(&mut quick).await, ["y"]);
+
+    assert!(quick.poll_batch(&mut cx, &mut out).is_pending());
+    quick.held_up();
+    append(&ring, "z");
+    assert!(quick.lag_bytes() > EVENT_OVERHEAD as u64);
 }
 
 #[tokio::test]
