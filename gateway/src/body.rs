@@ -15,7 +15,7 @@
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -247,6 +247,15 @@ impl Body {
         Poll::Ready(Frame::trailers(reply.trailers()))
     }
 
+    /// What is to wake the task for anything but the next frame, when that is to be listened for anew.
+    /// Of an event stream this is so after each look at all but events; of others always.
+    pub(crate) fn take_rest(&mut self, cx: &Context<'_>) -> Option<Waker> {
+        match &mut self.kind {
+            Kind::Events(body) => body.take_rest(),
+            _ => Some(cx.waker().clone()),
+        }
+    }
+
     /// Called while the receiver takes nothing. Ready when this stream of events
     /// is to end, with what ends each of its frames: the one that was begun must
     /// be ended, those after it give way to the word why.
@@ -268,8 +277,10 @@ impl Body {
         if let Kind::WebResponse(body) = &mut self.kind {
             return body.inner.poll_stalled(cx);
         }
-        if let Some(record) = &self.record {
-            record.call().hold_up();
+        match (&mut self.kind, &self.record) {
+            (Kind::Events(body), _) => body.held_up(),
+            (_, Some(record)) => record.call().hold_up(),
+            _ => {}
         }
         // What can't be told to a receiver that takes nothing is not told. A
         // stream of events has its last word ready; see `poll_ending`.

@@ -125,7 +125,7 @@ pub(crate) struct OpenCall {
     caller: ArcSwapOption<Identity>,
     /// What an event stream reads; its rules stand beside the route's.
     channels: OnceLock<Vec<ChannelPattern>>,
-    /// Its client took nothing, since an event stream asked last.
+    /// Its client took nothing, since a gRPC event stream asked last.
     held_up: AtomicBool,
     /// The generation of the rules that has judged this call.
     judged: AtomicU64,

@@ -182,8 +182,11 @@ pub(crate) async fn work(worker: Arc<Worker>, mut inbox: Inbox) {
             match connection(&visit.worker, arrived.stream, visit.peer).await {
                 Ok(Served::Closed(reason)) => visit.ended(reason),
                 // A task of its own, so that nothing is kept of what came before.
-                Ok(Served::Follows(follow)) => {
-                    tokio::spawn(async move { visit.ended(follow.await) });
+                Ok(Served::Follows(mut follow)) => {
+                    tokio::spawn(async move {
+                        // Awaited by value it would have two places in the task.
+                        visit.ended((&mut follow).await);
+                    });
                 }
                 Err(error) => tracing::debug!(peer = %visit.peer, %error, "connection failed"),
             }

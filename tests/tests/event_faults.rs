@@ -12,6 +12,7 @@ use std::time::Duration;
 use h2::RecvStream;
 use http::Request;
 use intellirouter_tests::client::{Connection, in_time};
+use intellirouter_tests::curl::stream;
 use intellirouter_tests::events::{CHANNEL, Events, PATTERN, PAYLOAD, field, json, sse_frame};
 use intellirouter_tests::grpc::frame;
 use intellirouter_tests::redis::Redis;
@@ -273,6 +274,25 @@ async fn a_reader_that_is_too_slow_is_closed_with_a_reason_and_disturbs_nobody()
             "{} bytes were kept for it",
             text.len()
         );
+    }
+}
+
+#[test]
+fn a_client_that_leaves_in_the_moment_of_an_event_is_noticed_without_another() {
+    let events = Events::new("");
+    for _ in 0..20 {
+        let args = ["--http1.1", "-H", &events.header];
+        let mut leaver = stream(&events.gateway, &Events::path(PATTERN), &args);
+        leaver.line("ir.open", |line| line.contains("ir.open").then_some(()));
+        std::thread::scope(|scope| {
+            scope.spawn(|| events.publish(PAYLOAD));
+            leaver.kill();
+        });
+    }
+    let end = std::time::Instant::now() + intellirouter_tests::DEADLINE;
+    while open_streams(&events) != 0 {
+        assert!(std::time::Instant::now() < end, "a stream is still open");
+        std::thread::yield_now();
     }
 }
 

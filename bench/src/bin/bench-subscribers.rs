@@ -31,6 +31,8 @@ use rustix::event::{Timespec, epoll};
 const UNDER_WAY: u64 = 256;
 /// Nothing comes for so long: nothing more will.
 const QUIET: Duration = Duration::from_secs(2);
+/// How long nobody looks whether something has come, when nothing had.
+const PAUSE: Duration = Duration::from_micros(50);
 const READ_BYTES: usize = 256 * 1024;
 const PUBLISHER: u64 = u64::MAX;
 
@@ -238,14 +240,20 @@ impl Load {
         Ok(())
     }
 
-    /// Reads what comes, for so long; whether anything has. Never sleeps: to wake this process would
-    /// be the server's work, and who reads over a network needs none of that.
+    /// Reads what comes, for so long; whether anything has. Nothing ever wakes it: that would be the
+    /// server's work, and who reads over a network needs none of that. Nor does it look without a
+    /// pause: the list of what is ready is one that the server's kernel writes to.
     fn wait(&mut self, long: Duration) -> Result<bool, Error> {
         let end = Instant::now() + long;
         self.ready.clear();
-        while self.ready.is_empty() && Instant::now() < end {
+        loop {
             let ready = rustix::buffer::spare_capacity(&mut self.ready);
             epoll::wait(&self.epoll, ready, Some(&Timespec::default()))?;
+            let left = end.saturating_duration_since(Instant::now());
+            if !self.ready.is_empty() || left.is_zero() {
+                break;
+            }
+            std::thread::sleep(left.min(PAUSE));
         }
         let ready = std::mem::take(&mut self.ready);
         for event in &ready {

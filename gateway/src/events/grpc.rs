@@ -64,8 +64,14 @@ impl EventService for EventApi {
         let most = config.filters_per_subject;
         let filter = self.plane.door.filter(&caller, wanted, most);
         let filter = filter.map_err(|reply| reply.grpc())?;
-        let mut events = EventStream::new(self.plane.clone(), subscription, call, filter, None);
-        let signals = stream::poll_fn(move |cx| events.poll_next(cx));
+        let plane = self.plane.clone();
+        let mut events = EventStream::new(plane, subscription, call.clone(), filter, None);
+        let signals = stream::poll_fn(move |cx| {
+            if call.was_held_up() {
+                events.held_up();
+            }
+            events.poll_next(cx)
+        });
         let messages = signals.map(|signal| stream::iter(messages(signal)));
         Ok(Response::new(Box::pin(messages.flatten())))
     }

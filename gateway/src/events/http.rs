@@ -2,7 +2,7 @@
 //! `/events/ticket`: no channel has a name of one word.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -44,6 +44,16 @@ impl EventBody {
     /// What ends each of its frames, and stands nowhere else in them.
     pub(crate) fn frame_end(&self) -> &'static [u8] {
         self.format.frame_end()
+    }
+
+    /// See [`EventStream::take_rest`].
+    pub(crate) fn take_rest(&mut self) -> Option<Waker> {
+        self.stream.take_rest()
+    }
+
+    /// The client took nothing.
+    pub(crate) fn held_up(&mut self) {
+        self.stream.held_up();
     }
 
     /// Says why the stream ends, unless that is settled; tells whether it was not.

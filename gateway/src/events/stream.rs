@@ -111,6 +111,8 @@ pub(super) struct EventStream {
     drained: Pin<Box<WaitForCancellationFutureOwned>>,
     /// What all but events ring, for the task that polled last.
     bell: Option<Arc<Bell>>,
+    /// All but events was looked at since [`EventStream::take_rest`].
+    looked: bool,
     stage: Stage,
     /// Why it ended, for the metrics; the first reason counts.
     closed: OnceLock<&'static str>,
@@ -145,6 +147,7 @@ impl EventStream {
             subscription,
             call,
             bell: None,
+            looked: false,
             stage: Stage::Fresh,
             closed: OnceLock::new(),
         }
@@ -153,6 +156,21 @@ impl EventStream {
     /// Says why the stream ends, unless that is settled; tells whether it was not.
     pub(super) fn close(&mut self, reason: &'static str) -> bool {
         self.closed.set(reason).is_ok()
+    }
+
+    /// The client took nothing; what comes meanwhile makes it slow.
+    pub(super) fn held_up(&mut self) {
+        self.subscription.held_up();
+        // Whoever waited for the client waited for the cut too, and took the bell's place there.
+        self.bell = None;
+    }
+
+    /// What rings the bell, after each time that all but events was looked at: who waits for more than
+    /// the stream does looks too then, and rings the same bell.
+    pub(super) fn take_rest(&mut self) -> Option<Waker> {
+        let bell = self.bell.as_ref().filter(|_| self.looked)?.clone();
+        self.looked = false;
+        Some(bell.into())
     }
 
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Signal>> {
@@ -172,11 +190,7 @@ impl EventStream {
 
     fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<Signal> {
         let bell = self.bell.as_deref().filter(|bell| bell.wakes(cx.waker()));
-        // Others wait for the cut too, and may have taken the bell's place there.
-        let silent = bell.is_some_and(|bell| !bell.has_rung()) && self.call.is_cut().is_none();
-        if self.call.was_held_up() {
-            self.subscription.held_up();
-        }
+        let silent = bell.is_some_and(|bell| !bell.has_rung());
         if self.subscription.lag_bytes() > self.plane.config.lag_bytes {
             return Poll::Ready(self.end(End::Slow));
         }
@@ -198,6 +212,7 @@ impl EventStream {
             bell.mark();
         }
         self.bell = Some(bell);
+        self.looked = true;
         signal
     }
 
