@@ -272,16 +272,22 @@ impl Body {
         }
     }
 
+    /// Called while the receiver takes nothing: a stream of events counts what comes from now on.
+    pub(crate) fn held_up(&mut self) {
+        match (&mut self.kind, &self.record) {
+            (Kind::Events(body), _) => body.held_up(),
+            (Kind::WebResponse(body), _) => body.inner.held_up(),
+            (_, Some(record)) => record.call().hold_up(),
+            _ => {}
+        }
+    }
+
     /// Called while the receiver takes nothing; ready at the stall limit.
     pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Kind::WebResponse(body) = &mut self.kind {
             return body.inner.poll_stalled(cx);
         }
-        match (&mut self.kind, &self.record) {
-            (Kind::Events(body), _) => body.held_up(),
-            (_, Some(record)) => record.call().hold_up(),
-            _ => {}
-        }
+        self.held_up();
         // What can't be told to a receiver that takes nothing is not told. A
         // stream of events has its last word ready; see `poll_ending`.
         if !matches!(self.kind, Kind::Events(_))

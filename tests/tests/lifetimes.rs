@@ -252,3 +252,38 @@ async fn a_subscriber_that_takes_nothing_finds_its_status_in_the_trailers() {
     let trailers = in_time("trailers", body.trailers()).await.unwrap();
     assert_eq!(Status::read(&trailers.expect("trailers")).code, 7);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_is_behind_when_its_role_is_withdrawn_is_told_of_that_and_not_to_come_again()
+{
+    let config = Config::default().events("lag_bytes = 65536");
+    let events = Events::with(&config);
+    let mut client = Connection::open(events.gateway.port, &events.gateway.ca).await;
+    let (_, bearer) = events.header.split_once(": ").unwrap();
+    let request = http::Request::get(format!("https://localhost{}", Events::path(PATTERN)))
+        .header("authorization", bearer)
+        .body(())
+        .unwrap();
+    let mut call = client.begin(request, true).await;
+    let mut body = call.head().await.into_body();
+    in_time("ir.open", body.data()).await.unwrap().unwrap();
+    let payload = format!("{{\"text\":\"{}\"}}", "x".repeat(30_000));
+    for _ in 0..10 {
+        events.publish(&payload);
+    }
+    withdraw(&events.site, &events.gateway, &config);
+    body.flow_control().release_capacity(64).unwrap();
+    let text = async {
+        let mut text = Vec::new();
+        while let Some(data) = body.data().await {
+            let data = data.unwrap();
+            body.flow_control().release_capacity(data.len()).unwrap();
+            text.extend_from_slice(&data);
+        }
+        String::from_utf8(text).unwrap()
+    };
+    let text = in_time("the end", text).await;
+    let end = text.split("\n\n").find(|frame| frame.contains("ir.error"));
+    let end = end.expect("a reason");
+    assert!(end.contains("\"role_withdrawn\""), "{end}");
+}

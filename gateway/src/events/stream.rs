@@ -191,7 +191,7 @@ impl EventStream {
     fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<Signal> {
         let bell = self.bell.as_deref().filter(|bell| bell.wakes(cx.waker()));
         let silent = bell.is_some_and(|bell| !bell.has_rung());
-        if self.subscription.lag_bytes() > self.plane.config.lag_bytes {
+        if self.subscription.lag_bytes() > self.plane.config.lag_bytes && !self.must_end() {
             return Poll::Ready(self.end(End::Slow));
         }
         if silent {
@@ -214,6 +214,11 @@ impl EventStream {
         self.bell = Some(bell);
         self.looked = true;
         signal
+    }
+
+    /// Whether it ends for a reason that a client which read faster would meet too.
+    fn must_end(&self) -> bool {
+        self.call.is_cut().is_some() || self.plane.drain.is_cancelled()
     }
 
     /// Looks at everything. Pending, `cx` is woken by events, and `rest` by all else.

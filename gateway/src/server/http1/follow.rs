@@ -34,6 +34,8 @@ pub(crate) struct Follow<T> {
     chunk: Chunk,
     /// Something written is not yet with the kernel.
     unflushed: bool,
+    /// It was, when everything was tried last.
+    blocked: bool,
     /// The last chunk was made.
     over: bool,
     /// How much the client has sent.
@@ -48,6 +50,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Follow<T> {
             chunk: Chunk::default(),
             // The head may be on its way.
             unflushed: true,
+            blocked: false,
             over: false,
             heard: 0,
         }
@@ -62,6 +65,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Follow<T> {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
                 self.chunk.written += written;
+                if std::mem::take(&mut self.blocked) {
+                    // It is slow, not stalled.
+                    self.body.release(written);
+                }
             }
             if self.unflushed {
                 ready!(Pin::new(&mut self.io).poll_flush(cx))?;
@@ -118,7 +125,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Follow<T> {
             }
             Poll::Pending => {}
         }
-        if this.unflushed && this.body.poll_stalled(cx).is_ready() {
+        this.blocked = this.unflushed;
+        if this.blocked && this.body.poll_stalled(cx).is_ready() {
             if this.body.cut().is_none() {
                 this.body.stalled("stalled");
             }
@@ -282,5 +290,20 @@ mod tests {
         let follow = Follow::new(StallGuard::new(io, limit), endless(&[b'x'; 100]));
         assert_eq!(follow.await, Some("stalled"));
         assert_eq!(began.elapsed(), limit);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_a_little_now_and_then_is_slow_and_not_stalled() {
+        let (mut peer, io) = duplex(1000);
+        let limit = Duration::from_secs(30);
+        let body = endless(&[b'x'; 20_000]).with_stall_limit(limit);
+        let follow = tokio::spawn(Follow::new(StallGuard::new(io, limit), body));
+        let mut got = [0; 1000];
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            peer.read_exact(&mut got).await.unwrap();
+        }
+        assert!(!follow.is_finished());
+        assert_eq!(follow.await.unwrap(), Some("stalled"));
     }
 }

@@ -4,8 +4,9 @@
 //! revocation or a drain ends such a call all the same, and at once for the
 //! backend, the connection reads on here what the backend may still send without
 //! new credit: at most a stream's window, 128 KiB (in gRPC-Web text a third
-//! more), copied into one piece. Bodies without a window are not read on: the
-//! stall timeout of the connection ends those.
+//! more), copied into one piece. Bodies without a window are not read on, and
+//! learn that their client takes nothing: the stall timeout of the connection
+//! ends those.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,9 +60,13 @@ impl Writing {
 
 impl State {
     fn read_on(&mut self, cx: &mut Context<'_>) {
-        let Some(body) = self.body.as_mut().filter(|body| body.has_window()) else {
+        let Some(body) = &mut self.body else { return };
+        if !body.has_window() {
+            if !self.asked {
+                body.held_up();
+            }
             return;
-        };
+        }
         while !self.asked && self.end.is_none() {
             let Poll::Ready(next) = body.poll_next(cx) else {
                 return;
