@@ -150,7 +150,7 @@ fn publish_refusal(error: &PublishError) -> Reply {
             tracing::warn!(%error, "event not published");
             Reply::unavailable(
                 "store_away",
-                "the event store is away; nothing was published",
+                "the event store is away, or too many publishes wait for it; nothing was published",
             )
         }
         PublishError::TimedOut(_)
