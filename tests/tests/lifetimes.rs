@@ -272,7 +272,12 @@ async fn a_reader_that_is_behind_when_its_role_is_withdrawn_is_told_of_that_and_
         events.publish(&payload);
     }
     withdraw(&events.site, &events.gateway, &config);
-    body.flow_control().release_capacity(64).unwrap();
+    let end = std::time::Instant::now() + intellirouter_tests::DEADLINE;
+    let cut = "calls_cut_total{reason=\"role_withdrawn\"}";
+    while events.gateway.figure(cut) == 0 {
+        assert!(std::time::Instant::now() < end, "the stream is not cut");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let text = async {
         let mut text = Vec::new();
         while let Some(data) = body.data().await {
